@@ -1,0 +1,49 @@
+"""What Linux returns, and what a user of pasidlab can do wrong.
+
+Three kinds of failure exist and are never mixed: an `Errno` is data, the answer of a kernel call; a hardware
+fault is data too, an event of the device or IOMMU model; an exception means bad input or a broken model.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Errno(IntEnum):
+    """Error numbers of Linux that the modelled calls, or a failing driver, can return (positive)."""
+
+    EPERM = 1
+    ENOENT = 2
+    ESRCH = 3
+    EINTR = 4
+    EIO = 5
+    ENXIO = 6
+    EAGAIN = 11
+    ENOMEM = 12
+    EACCES = 13
+    EFAULT = 14
+    EBUSY = 16
+    EEXIST = 17
+    EXDEV = 18
+    ENODEV = 19
+    EINVAL = 22
+    ENOSPC = 28
+    ERANGE = 34
+    ENOSYS = 38
+    EOVERFLOW = 75
+    EOPNOTSUPP = 95
+    ETIMEDOUT = 110
+    EDQUOT = 122
+    EPROBE_DEFER = 517
+
+
+class PasidlabError(Exception):
+    """Base of every exception that pasidlab raises on purpose."""
+
+
+class InputError(PasidlabError):
+    """The user's file, argument or scheme is wrong; the message names it, and says what is allowed."""
+
+
+class ModelError(PasidlabError):
+    """An invariant of the model does not hold: a defect of pasidlab, or of a user's own scheme."""

@@ -1,0 +1,768 @@
+"""drivers/iommu/iommu.c: groups, domains, the global PASID allocator, attach, detach, replace, the reset fence.
+
+Source: Linux 6.12.117 and 7.3.4; where they differ a switch of `profiles` decides. Functions bear the kernel's
+names and test in the kernel's order. A function that returns 0 or a negative errno in C returns None or a
+`Refusal` here.
+
+Not modelled: locks, deferred attach, default-domain changes at run time, DMA aliases, sysfs. `pasid_array` is a dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Literal
+
+from pasidlab import events
+from pasidlab.errors import Errno
+from pasidlab.rules import Refusal, Rule
+
+if TYPE_CHECKING:
+    from pasidlab.linux.iopf import Fault, FaultParam, IopfGroup, IopfQueue
+    from pasidlab.linux.kernel import Kernel
+    from pasidlab.linux.mm import MmStruct
+
+IOMMU_NO_PASID = 0
+IOMMU_FIRST_GLOBAL_PASID = 1
+IOMMU_PASID_INVALID = 0xFFFF_FFFF
+_U32 = 0xFFFF_FFFF
+_IDA_MAX = 0x7FFF_FFFF
+
+
+class DomainType(IntEnum):
+    """What a domain translates with."""
+
+    BLOCKED = 0
+    IDENTITY = 1
+    PAGING = 2
+    SVA = 3
+
+
+SetDevPasid = Callable[["IommuDomain", "Device", int, "IommuDomain | None"], Refusal | None]
+
+
+@dataclass(frozen=True, slots=True)
+class IommuDomainOps:
+    """`struct iommu_domain_ops`, as far as PASIDs bear on it; None is a missing operation."""
+
+    set_dev_pasid: SetDevPasid | None = None
+    attach_dev: Callable[[IommuDomain, Device], Refusal | None] | None = None
+    free: Callable[[IommuDomain], None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class IommuOps:
+    """`struct iommu_ops`: one IOMMU driver; domains and devices of one driver share the object."""
+
+    name: str
+    domain_alloc_sva: Callable[[Device, MmStruct], IommuDomain | Refusal] | None = None
+    domain_alloc_paging: Callable[[Device], IommuDomain | Refusal] | None = None
+    remove_dev_pasid: Callable[[Device, int, IommuDomain], None] | None = None
+    page_response: Callable[[Device, Fault, int], None] | None = None
+    dev_enable_sva: Callable[[Device], Refusal | None] | None = None
+    blocked_domain: IommuDomain | None = None
+    identity_domain: IommuDomain | None = None
+
+
+class IommuDomain:
+    """`struct iommu_domain`. `users` counts the bonds of an SVA domain; `id` tells domains apart in reports."""
+
+    __slots__ = ("id", "iommu", "iopf_handler", "mm", "ops", "owner", "type", "users")
+
+    def __init__(
+        self,
+        type: DomainType,
+        owner: IommuOps,
+        ops: IommuDomainOps,
+        *,
+        id: int = -1,
+        iommu: IommuDevice | None = None,
+        mm: MmStruct | None = None,
+    ) -> None:
+        self.id = id
+        self.type = type
+        self.owner = owner
+        self.ops = ops
+        self.iommu = iommu
+        self.mm = mm
+        self.users = 0
+        self.iopf_handler: Callable[[IopfGroup], Refusal | None] | None = None
+
+    @property
+    def label(self) -> int | Literal["B"]:
+        """Name the domain in an event."""
+        return "B" if self.type is DomainType.BLOCKED else self.id
+
+
+@dataclass(slots=True, eq=False)
+class AttachHandle:
+    """`struct iommu_attach_handle`: the caller's token for one attachment."""
+
+    domain: IommuDomain | None = None
+
+
+class _Reserved(Enum):
+    """XA_ZERO_ENTRY: the slot is occupied and reads as empty."""
+
+    ENTRY = 0
+
+
+RESERVED = _Reserved.ENTRY
+Slot = AttachHandle | IommuDomain | _Reserved
+
+
+@dataclass(slots=True, eq=False)
+class IommuDevice:
+    """`struct iommu_device`: one instance (one SMMU, one VT-d unit).
+
+    `max_pasids` is the bound on numbers, one more than the largest; `per_device_pasid_space` is the RFC's
+    IOMMU_CAP_PER_DEV_PASID_SPACE.
+    """
+
+    name: str
+    ops: IommuOps
+    max_pasids: int
+    iopf_queue: IopfQueue | None = None
+    per_device_pasid_space: bool = True
+    sva: bool = True
+
+
+class IommuGroup:
+    """`struct iommu_group`. Its `pasid_array` is keyed by PASID: a number is attached for the whole group."""
+
+    __slots__ = (
+        "default_domain",
+        "devices",
+        "domain",
+        "name",
+        "owner",
+        "owner_cnt",
+        "pasid_array",
+        "recovery_cnt",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.devices: list[Device] = []
+        self.pasid_array: dict[int, Slot] = {}
+        self.default_domain: IommuDomain | None = None
+        self.domain: IommuDomain | None = None
+        self.owner: object | None = None
+        self.owner_cnt = 0
+        self.recovery_cnt = 0
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """`struct device` with its `dev->iommu`, as far as PASIDs bear on it.
+
+    Attributes:
+        pasid_num_bits: the property of that name of a platform device; None when absent.
+        pci_pasid_width: Max PASID Width of the PCI capability; None when the device has none.
+        physfn: the physical function of a PCI virtual function.
+        enqcmd_bar: a portal that believes the PASID of non-posted writes can be mapped by user space.
+        owns_pasids: its driver declares that it hands out its own PASIDs.
+        max_pasids: `dev->iommu->max_pasids`, the bound that the core computed.
+        reset_depth, blocked: state of the PCI reset fence.
+    """
+
+    kernel: Kernel
+    name: str
+    pci: bool = False
+    pasid_num_bits: int | None = None
+    pci_pasid_width: int | None = None
+    physfn: Device | None = None
+    enqcmd_bar: bool = False
+    owns_pasids: bool = False
+    iommu: IommuDevice | None = None
+    iommu_group: IommuGroup | None = None
+    max_pasids: int = 0
+    fault_param: FaultParam | None = None
+    reset_depth: int = 0
+    blocked: bool = False
+
+    @property
+    def ops(self) -> IommuOps:
+        """`dev_iommu_ops(dev)`; only for a device behind an IOMMU."""
+        assert self.iommu is not None
+        return self.iommu.ops
+
+
+# --- probing -------------------------------------------------------------------------------------------------
+
+
+def pci_max_pasids(dev: Device) -> int:
+    """Return `1 << Width` of the PASID capability, a VF's being that of its PF; 0 without the capability."""
+    function = dev.physfn or dev
+    return 0 if function.pci_pasid_width is None else 1 << function.pci_pasid_width
+
+
+def dev_iommu_get_max_pasids(dev: Device) -> int:
+    """Return the smaller of the device's and the IOMMU's bound (drivers/iommu/iommu.c)."""
+    assert dev.iommu is not None
+    if dev.pci:
+        bound = pci_max_pasids(dev)
+    elif dev.pasid_num_bits is None:
+        bound = 0
+    else:
+        bound = 1 << dev.pasid_num_bits
+    if dev.kernel.profile.pasid_num_bits_truncated:
+        bound &= _U32
+    return min(bound, dev.iommu.max_pasids)
+
+
+def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> None:
+    """Put a device behind an IOMMU and into a group (`__iommu_probe_device`); it starts in the identity domain."""
+    dev.iommu = iommu
+    dev.iommu_group = group
+    dev.max_pasids = dev_iommu_get_max_pasids(dev)
+    group.devices.append(dev)
+    if group.default_domain is None:
+        group.default_domain = group.domain = iommu.ops.identity_domain
+
+
+ENABLE_SVA_NO_OP = Rule(
+    "enable-sva.unsupported",
+    "iommu_dev_enable_feature (drivers/iommu/iommu.c)",
+    "!ops->dev_enable_feat",
+    "the IOMMU driver of {dev} has no SVA feature to enable",
+    Errno.ENODEV,
+    "6.12.117 (read)",
+)
+
+
+def iommu_dev_enable_feature_sva(dev: Device) -> Refusal | None:
+    """`iommu_dev_enable_feature(dev, IOMMU_DEV_FEAT_SVA)`, which drivers had to call before binding until 6.16."""
+    if dev.iommu is None or dev.ops.dev_enable_sva is None:
+        return ENABLE_SVA_NO_OP.refuse(dev=dev.name)
+    return dev.ops.dev_enable_sva(dev)
+
+
+# --- the global PASID allocator ------------------------------------------------------------------------------
+
+ALLOC_GLOBAL = Rule(
+    "alloc-global.lowest",
+    "iommu_alloc_global_pasid (drivers/iommu/iommu.c)",
+    "ida_alloc_range(&iommu_global_pasid_ida, 1, max_pasids - 1)",
+    "{dev} took {pasid} from the global space",
+    source="6.12.117 and 7.3.4 (run)",
+)
+ALLOC_GLOBAL_NONE = Rule(
+    "alloc-global.none",
+    "iommu_alloc_global_pasid (drivers/iommu/iommu.c)",
+    "!max_pasids || ida_alloc_range(...) < 0 -> IOMMU_PASID_INVALID",
+    "no number in {range} is free in the global space for {dev}; the call gives IOMMU_PASID_INVALID, its errno is lost",
+    Errno.ENOSPC,
+    "6.12.117 and 7.3.4 (run)",
+)
+
+
+def pasid_range(dev: Device) -> str:
+    """Say in words which numbers the device can carry."""
+    if dev.max_pasids <= 1:
+        return "no range (the device carries no PASID)"
+    return "1" if dev.max_pasids == 2 else f"1..{dev.max_pasids - 1}"
+
+
+def iommu_alloc_global_pasid(dev: Device) -> int:
+    """Take a number for `dev`; IOMMU_PASID_INVALID when it carries none or none is free."""
+    if not dev.max_pasids:
+        return IOMMU_PASID_INVALID
+    kernel = dev.kernel
+    pasid = kernel.scheme.alloc_global(kernel.iommu_global_pasid_ida, dev)
+    if pasid is None:
+        return IOMMU_PASID_INVALID
+    if kernel.observers:
+        kernel.emit(events.PasidAllocated(pasid, dev.name))
+    return pasid
+
+
+def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
+    """Give a number back; WARN for INVALID and for one that is not held, silence from 2^31 on, as ida_free."""
+    if pasid == IOMMU_PASID_INVALID:
+        kernel.warn("iommu_free_global_pasid", "pasid is IOMMU_PASID_INVALID")
+        return
+    if pasid > _IDA_MAX:
+        return
+    if not kernel.iommu_global_pasid_ida.free(pasid):
+        kernel.warn("ida_free", f"ida_free called for id={pasid} which is not allocated")
+        return
+    kernel.global_users.pop(pasid, None)
+    if kernel.observers:
+        kernel.emit(events.PasidFreed(pasid))
+
+
+# --- attach --------------------------------------------------------------------------------------------------
+
+_ATTACH = "iommu_attach_device_pasid (drivers/iommu/iommu.c)"
+ATTACH_NO_GROUP = Rule("attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+ATTACH_NO_OP = Rule(
+    "attach.no-set-dev-pasid",
+    _ATTACH,
+    "!domain->ops->set_dev_pasid, or no blocked domain that has it",
+    "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
+    Errno.EOPNOTSUPP,
+)
+ATTACH_FOREIGN = Rule(
+    "attach.foreign-domain",
+    _ATTACH,
+    "!domain_iommu_ops_compatible(ops, domain)",
+    "the domain was made by another IOMMU driver than that of {dev}",
+    Errno.EINVAL,
+)
+ATTACH_ZERO = Rule(
+    "attach.pasid-zero",
+    _ATTACH,
+    "pasid == IOMMU_NO_PASID",
+    "PASID 0 is the traffic of {dev} without PASID",
+    Errno.EINVAL,
+)
+ATTACH_RESET = Rule(
+    "attach.reset",
+    _ATTACH,
+    "group->recovery_cnt (7.0: group->resetting_domain)",
+    "a device in the group of {dev} is being reset",
+    Errno.EBUSY,
+    "7.3.4 (run)",
+)
+ATTACH_TOO_WIDE = Rule(
+    "attach.beyond-max-pasids",
+    _ATTACH,
+    "pasid >= device->dev->iommu->max_pasids of a group member",
+    "{member}, in the group of {dev}, carries {range}: {pasid} does not fit",
+    Errno.EINVAL,
+)
+ATTACH_TAKEN = Rule(
+    "attach.slot-taken",
+    _ATTACH,
+    "xa_insert(&group->pasid_array, pasid) == -EBUSY",
+    "number {pasid} on {dev} is already attached to {held}",
+    Errno.EBUSY,
+)
+ATTACH_DONE = Rule(
+    "attach.done", _ATTACH, "every member of the group took the domain", "{dev} uses the domain under {pasid}"
+)
+
+
+def iommu_attach_device_pasid(
+    domain: IommuDomain, dev: Device, pasid: int, handle: AttachHandle | None = None
+) -> Refusal | None:
+    """Attach `domain` to `pasid` for every member of the device's group, or to none."""
+    refusal = _attach_refused(domain, dev, pasid)
+    if refusal:
+        return refusal
+    group = dev.iommu_group
+    assert group is not None
+    if handle is not None:
+        handle.domain = domain
+    if pasid in group.pasid_array:
+        return ATTACH_TAKEN.refuse(dev=dev.name, pasid=pasid, held=slot_text(group, pasid))
+    entry: Slot = RESERVED if handle is None else handle
+    late = dev.kernel.profile.late_publication
+    group.pasid_array[pasid] = RESERVED if late else entry
+    refusal = __iommu_set_group_pasid(domain, group, pasid, None)
+    if refusal:
+        del group.pasid_array[pasid]
+        return refusal
+    if late:
+        group.pasid_array[pasid] = domain if handle is None else handle
+    return None
+
+
+def _attach_refused(domain: IommuDomain, dev: Device, pasid: int) -> Refusal | None:
+    """The tests of attach that change nothing, in the order of the profile."""
+    first, second = _no_group, _no_operation
+    if not dev.kernel.profile.group_test_first:
+        first, second = second, first
+    refusal = first(domain, dev) or second(domain, dev)
+    if refusal:
+        return refusal
+    if domain.owner is not dev.ops:
+        return ATTACH_FOREIGN.refuse(dev=dev.name)
+    if pasid == IOMMU_NO_PASID:
+        return ATTACH_ZERO.refuse(dev=dev.name)
+    group = dev.iommu_group
+    assert group is not None
+    if group.recovery_cnt:
+        return ATTACH_RESET.refuse(dev=dev.name)
+    for member in group.devices:
+        if pasid >= member.max_pasids and not _left_out(member):
+            return ATTACH_TOO_WIDE.refuse(dev=dev.name, member=member.name, range=pasid_range(member), pasid=pasid)
+    return None
+
+
+def _no_group(domain: IommuDomain, dev: Device) -> Refusal | None:
+    return None if dev.iommu_group else ATTACH_NO_GROUP.refuse(dev=dev.name)
+
+
+def _no_operation(domain: IommuDomain, dev: Device) -> Refusal | None:
+    missing = domain.ops.set_dev_pasid is None
+    if dev.kernel.profile.detach_through_blocked_domain and not missing:
+        blocked = dev.ops.blocked_domain
+        missing = blocked is None or blocked.ops.set_dev_pasid is None
+    return ATTACH_NO_OP.refuse(dev=dev.name) if missing else None
+
+
+def _left_out(member: Device) -> bool:
+    """Whether a member without PASIDs is passed over; 6.12.0 let it refuse every number of its group."""
+    return member.max_pasids == 0 and member.kernel.profile.skip_members_without_pasids
+
+
+def __iommu_set_group_pasid(
+    domain: IommuDomain, group: IommuGroup, pasid: int, old: IommuDomain | None
+) -> Refusal | None:
+    """Set every member that has PASIDs; on failure put back those before it, in list order."""
+    set_dev_pasid = domain.ops.set_dev_pasid
+    assert set_dev_pasid is not None
+    for index, member in enumerate(group.devices):
+        if not member.max_pasids:
+            continue
+        refusal = set_dev_pasid(domain, member, pasid, old)
+        if refusal:
+            _roll_back(domain, group.devices[:index], pasid, old)
+            return refusal
+    return None
+
+
+def _roll_back(domain: IommuDomain, members: list[Device], pasid: int, old: IommuDomain | None) -> None:
+    for member in members:
+        if not member.max_pasids:
+            continue
+        if old is None:
+            iommu_remove_dev_pasid(member, pasid, domain)
+            continue
+        assert old.ops.set_dev_pasid is not None
+        if old.ops.set_dev_pasid(old, member, pasid, domain):
+            member.kernel.warn("__iommu_set_group_pasid", f"{member.name} refuses its old domain at {pasid}")
+            iommu_remove_dev_pasid(member, pasid, domain)
+
+
+def iommu_remove_dev_pasid(dev: Device, pasid: int, domain: IommuDomain) -> None:
+    """Take `domain` off the PASID of one device: to the blocked domain, or before 6.14 by remove_dev_pasid."""
+    if not dev.kernel.profile.detach_through_blocked_domain:
+        assert dev.ops.remove_dev_pasid is not None
+        dev.ops.remove_dev_pasid(dev, pasid, domain)
+        return
+    blocked = dev.ops.blocked_domain
+    assert blocked is not None
+    assert blocked.ops.set_dev_pasid is not None
+    if blocked.ops.set_dev_pasid(blocked, dev, pasid, domain):
+        dev.kernel.warn("iommu_remove_dev_pasid", f"{dev.name} refuses the blocked domain at {pasid}")
+
+
+def iommu_detach_device_pasid(domain: IommuDomain, dev: Device, pasid: int) -> None:
+    """Detach from every member; hardware first, the slot last. A member in reset is blocked already."""
+    group = dev.iommu_group
+    assert group is not None
+    for member in group.devices:
+        if member.max_pasids and not member.blocked:
+            iommu_remove_dev_pasid(member, pasid, domain)
+    group.pasid_array.pop(pasid, None)
+
+
+# --- replace -------------------------------------------------------------------------------------------------
+
+_REPLACE = "iommu_replace_device_pasid (drivers/iommu/iommu.c)"
+REPLACE_MISSING = Rule(
+    "replace.no-such-call",
+    _REPLACE,
+    "the function is not there before 6.15",
+    "kernel {kernel} has no iommu_replace_device_pasid()",
+    Errno.ENOSYS,
+)
+REPLACE_NO_GROUP = Rule("replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+REPLACE_NO_OP = Rule(
+    "replace.no-set-dev-pasid",
+    _REPLACE,
+    "!domain->ops->set_dev_pasid",
+    "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
+    Errno.EOPNOTSUPP,
+)
+REPLACE_INVALID = Rule(
+    "replace.invalid",
+    _REPLACE,
+    "!domain_iommu_ops_compatible() || pasid == IOMMU_NO_PASID || !handle",
+    "replacing needs a domain of the driver of {dev}, a PASID that is not 0, and a handle",
+    Errno.EINVAL,
+)
+REPLACE_RESET = Rule(
+    "replace.reset",
+    _REPLACE,
+    "group->recovery_cnt (7.0: group->resetting_domain)",
+    "a device in the group of {dev} is being reset",
+    Errno.EBUSY,
+)
+REPLACE_EMPTY = Rule(
+    "replace.empty-slot",
+    _REPLACE,
+    "xa_cmpxchg(&group->pasid_array, pasid, NULL, XA_ZERO_ENTRY) == NULL",
+    "nothing is attached to {pasid} on {dev}",
+    Errno.EINVAL,
+)
+REPLACE_SAME = Rule(
+    "replace.same-handle",
+    _REPLACE,
+    "WARN_ON(curr == entry)",
+    "the handle is the one that {pasid} on {dev} already has",
+    Errno.EINVAL,
+)
+REPLACE_DONE = Rule(
+    "replace.done",
+    _REPLACE,
+    "every member took the new domain, or it is the old one",
+    "{dev} uses the new domain under {pasid}",
+)
+
+
+def iommu_replace_device_pasid(
+    domain: IommuDomain, dev: Device, pasid: int, handle: AttachHandle | None
+) -> Refusal | None:
+    """Put `domain` where another is attached, with no gap; the same domain needs no driver call."""
+    refusal = _replace_refused(domain, dev, pasid, handle)
+    if refusal:
+        return refusal
+    group = dev.iommu_group
+    assert group is not None
+    assert handle is not None
+    handle.domain = domain
+    current = group.pasid_array.get(pasid)
+    if current is None:
+        return REPLACE_EMPTY.refuse(dev=dev.name, pasid=pasid)
+    if current is handle:
+        dev.kernel.warn("iommu_replace_device_pasid", f"the same handle again at {pasid} of {dev.name}")
+        return REPLACE_SAME.refuse(dev=dev.name, pasid=pasid)
+    old = slot_domain(current)
+    if old is not domain:
+        refusal = __iommu_set_group_pasid(domain, group, pasid, old)
+        if refusal:
+            return refusal
+    group.pasid_array[pasid] = handle
+    return None
+
+
+def _replace_refused(domain: IommuDomain, dev: Device, pasid: int, handle: AttachHandle | None) -> Refusal | None:
+    if not dev.kernel.profile.replace_device_pasid:
+        return REPLACE_MISSING.refuse(kernel=dev.kernel.profile.name)
+    if dev.iommu_group is None:
+        return REPLACE_NO_GROUP.refuse(dev=dev.name)
+    if domain.ops.set_dev_pasid is None:
+        return REPLACE_NO_OP.refuse(dev=dev.name)
+    if domain.owner is not dev.ops or pasid == IOMMU_NO_PASID or handle is None:
+        return REPLACE_INVALID.refuse(dev=dev.name)
+    if dev.iommu_group.recovery_cnt:
+        return REPLACE_RESET.refuse(dev=dev.name)
+    return None
+
+
+# --- looking into a slot -------------------------------------------------------------------------------------
+
+_GET = "iommu_attach_handle_get (drivers/iommu/iommu.c)"
+HANDLE_ABSENT = Rule(
+    "handle-get.absent",
+    _GET,
+    "no entry, a reserved one, or one without handle",
+    "no handle is attached at {pasid}",
+    Errno.ENOENT,
+)
+HANDLE_TYPE = Rule(
+    "handle-get.other-type",
+    _GET,
+    "type && handle->domain->type != type",
+    "number {pasid} is attached to {held}",
+    Errno.EBUSY,
+)
+
+
+def iommu_attach_handle_get(group: IommuGroup, pasid: int, type: DomainType | None = None) -> AttachHandle | Refusal:
+    """Return the handle of a slot, if it has one and its domain is of the asked type."""
+    entry = group.pasid_array.get(pasid)
+    if not isinstance(entry, AttachHandle):
+        return HANDLE_ABSENT.refuse(pasid=pasid)
+    assert entry.domain is not None
+    if type is not None and entry.domain.type is not type:
+        return HANDLE_TYPE.refuse(pasid=pasid, held=slot_text(group, pasid))
+    return entry
+
+
+def slot_domain(entry: Slot) -> IommuDomain | None:
+    """Return the domain that an entry of `pasid_array` names, if it names one."""
+    if isinstance(entry, AttachHandle):
+        return entry.domain
+    return entry if isinstance(entry, IommuDomain) else None
+
+
+def slot_text(group: IommuGroup, pasid: int) -> str:
+    """Say in words what holds a slot."""
+    entry = group.pasid_array.get(pasid)
+    domain = None if entry is None else slot_domain(entry)
+    if entry is None:
+        return "nothing"
+    if domain is None:
+        return "a domain attached without handle"
+    if domain.type is DomainType.SVA and domain.mm is not None:
+        return f"{domain.mm.holder} (SVA)"
+    return f"a kernel-managed domain (domain {domain.id})"
+
+
+# --- ownership -----------------------------------------------------------------------------------------------
+
+_OWNER = "iommu_device_claim_dma_owner (drivers/iommu/iommu.c)"
+_DEFAULT = "iommu_device_use_default_domain (drivers/iommu/iommu.c)"
+DEFAULT_DEFERRED = Rule(
+    "default-domain.not-ready",
+    _DEFAULT,
+    "!group->default_domain",
+    "the group of {dev} has no default domain yet",
+    Errno.EPROBE_DEFER,
+)
+DEFAULT_BUSY = Rule(
+    "default-domain.busy",
+    _DEFAULT,
+    "group->owner_cnt && (domain changed || group->owner || !xa_empty(&group->pasid_array))",
+    "the group of {dev} is owned, or has PASIDs attached",
+    Errno.EBUSY,
+)
+OWNER_NO_GROUP = Rule("dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+OWNER_OTHER = Rule(
+    "dma-owner.other-owner",
+    _OWNER,
+    "group->owner_cnt && group->owner != owner",
+    "the group of {dev} belongs to somebody else",
+    Errno.EPERM,
+)
+OWNER_PASIDS = Rule(
+    "dma-owner.pasids-attached",
+    _OWNER,
+    "!xa_empty(&group->pasid_array)",
+    "the group of {dev} still has PASIDs attached: {pasids}",
+    Errno.EBUSY,
+)
+OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned")
+
+
+def iommu_device_use_default_domain(dev: Device) -> Refusal | None:
+    """Let a kernel driver use the default domain of its group (called before its probe)."""
+    group = dev.iommu_group
+    if group is None:
+        return None
+    if group.default_domain is None:
+        return DEFAULT_DEFERRED.refuse(dev=dev.name)
+    changed = group.domain is not group.default_domain
+    if group.owner_cnt and (changed or group.owner is not None or group.pasid_array):
+        return DEFAULT_BUSY.refuse(dev=dev.name)
+    group.owner_cnt += 1
+    return None
+
+
+def iommu_device_unuse_default_domain(dev: Device) -> None:
+    """Undo `iommu_device_use_default_domain`; WARN while a PASID is attached, nothing changes then."""
+    group = dev.iommu_group
+    if group is None:
+        return
+    if not group.owner_cnt or group.pasid_array:
+        dev.kernel.warn("iommu_device_unuse_default_domain", f"{dev.name} still has PASIDs attached")
+        return
+    group.owner_cnt -= 1
+
+
+def iommu_device_claim_dma_owner(dev: Device, owner: object) -> Refusal | None:
+    """Give the group to user space (VFIO, iommufd); refused while any PASID is attached."""
+    group = dev.iommu_group
+    if group is None:
+        return OWNER_NO_GROUP.refuse(dev=dev.name)
+    if group.owner_cnt:
+        if group.owner != owner:
+            return OWNER_OTHER.refuse(dev=dev.name)
+    elif group.pasid_array:
+        return OWNER_PASIDS.refuse(dev=dev.name, pasids=", ".join(map(str, sorted(group.pasid_array))))
+    else:
+        group.owner = owner
+        group.domain = dev.ops.blocked_domain
+    group.owner_cnt += 1
+    dev.kernel.decided(OWNER_CLAIMED, dev=dev.name)
+    return None
+
+
+def iommu_device_release_dma_owner(dev: Device) -> None:
+    """Undo a claim; WARN while a PASID is attached, nothing changes then."""
+    group = dev.iommu_group
+    assert group is not None
+    if not group.owner_cnt or group.pasid_array:
+        dev.kernel.warn("iommu_device_release_dma_owner", f"{dev.name} still has PASIDs attached")
+        return
+    group.owner_cnt -= 1
+    if not group.owner_cnt:
+        group.owner = None
+        group.domain = group.default_domain
+
+
+# --- the PCI reset fence -------------------------------------------------------------------------------------
+
+_RESET = "pci_dev_reset_iommu_prepare (drivers/iommu/iommu.c)"
+RESET_NESTED = Rule(
+    "reset.already",
+    _RESET,
+    "WARN_ON(group->resetting_domain)",
+    "{dev} is being reset already",
+    Errno.EBUSY,
+    "7.0 (read); 7.3.4 allows nesting",
+)
+
+
+def pci_dev_reset_iommu_prepare(dev: Device) -> Refusal | None:
+    """Block the RID and every PASID of a device before its reset; `pasid_array` stays as it is."""
+    fence = dev.kernel.profile.reset_fence
+    group = dev.iommu_group
+    if fence == "none" or group is None:
+        return None
+    if fence == "flat" and group.recovery_cnt:
+        dev.kernel.warn("pci_dev_reset_iommu_prepare", f"{dev.name} is being reset already")
+        return RESET_NESTED.refuse(dev=dev.name)
+    dev.reset_depth += 1
+    if dev.reset_depth > 1:
+        return None
+    blocked = dev.ops.blocked_domain
+    assert blocked is not None
+    _attach_rid(blocked, dev)
+    dev.blocked = True
+    for pasid, entry in sorted(group.pasid_array.items()):
+        domain = slot_domain(entry)
+        if pasid and dev.max_pasids and domain is not None:
+            iommu_remove_dev_pasid(dev, pasid, domain)
+    group.recovery_cnt += 1
+    return None
+
+
+def pci_dev_reset_iommu_done(dev: Device) -> None:
+    """Put the RID and every PASID of the array back; a driver that refuses leaves that PASID blocked."""
+    group = dev.iommu_group
+    if dev.kernel.profile.reset_fence == "none" or group is None:
+        return
+    if not dev.reset_depth:
+        dev.kernel.warn("pci_dev_reset_iommu_done", f"{dev.name} is not being reset")
+        return
+    dev.reset_depth -= 1
+    if dev.reset_depth:
+        return
+    if group.domain is not None:
+        _attach_rid(group.domain, dev)
+    dev.blocked = False
+    for pasid, entry in sorted(group.pasid_array.items()):
+        if pasid and dev.max_pasids:
+            _restore_pasid(dev, pasid, entry)
+    group.recovery_cnt -= 1
+
+
+def _restore_pasid(dev: Device, pasid: int, entry: Slot) -> None:
+    domain = slot_domain(entry)
+    if domain is None:
+        return
+    assert domain.ops.set_dev_pasid is not None
+    if domain.ops.set_dev_pasid(domain, dev, pasid, dev.ops.blocked_domain):
+        dev.kernel.warn("pci_dev_reset_iommu_done", f"{dev.name} refuses to restore PASID {pasid}")
+
+
+def _attach_rid(domain: IommuDomain, dev: Device) -> None:
+    assert domain.ops.attach_dev is not None
+    domain.ops.attach_dev(domain, dev)

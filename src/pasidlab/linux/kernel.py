@@ -1,0 +1,142 @@
+"""What Linux keeps in global variables, and the contract between the core and a scheme.
+
+Source: `iommu_global_pasid_ida` (drivers/iommu/iommu.c), `iommu_sva_mms` (drivers/iommu/iommu-sva.c), v7.3.
+
+Not modelled: locks. Every call runs to its end before the next begins, as on the one CPU of the recorded kernels.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pasidlab import events
+from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile
+from pasidlab.pasid import PasidSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pasidlab.linux.iommu import Device, IommuDomain
+    from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.sva import IommuSva
+    from pasidlab.rules import Refusal, Rule
+
+
+class Arch(StrEnum):
+    """The architecture that the kernel was built for."""
+
+    X86 = "x86"
+    ARM64 = "arm64"
+    UM = "um"
+
+
+class SvaScheme(Protocol):
+    """What the core leaves to a scheme: which number a bond gets, and how long it lasts.
+
+    `pasidlab.schemes.Scheme` implements it and is what authors of schemes derive from.
+    """
+
+    def bind_device(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
+        """Do `iommu_sva_bind_device()` behind the tests that all designs share."""
+
+    def bind_device_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
+        """Do `iommu_sva_bind_device_pasid()`, which the v2 patch and the hybrid offer."""
+
+    def unbind_device(self, handle: IommuSva) -> None:
+        """Do `iommu_sva_unbind_device()`."""
+
+    def get_pasid(self, handle: IommuSva) -> int:
+        """Do `iommu_sva_get_pasid()`."""
+
+    def attach_device_pasid_any(self, domain: IommuDomain, dev: Device) -> int | Refusal:
+        """Do `iommu_attach_device_pasid_any()`, which the RFC offers: the number, or why there is none."""
+
+    def mm_get_enqcmd_pasid(self, mm: MmStruct) -> int:
+        """Return the number that ENQCMD and ST64BV0 carry for this mm, or IOMMU_PASID_INVALID."""
+
+    def mm_valid_pasid(self, mm: MmStruct) -> bool:
+        """Return whether the mm has SVA data at all."""
+
+    def mm_pasid_drop(self, mm: MmStruct) -> None:
+        """Give back what the mm holds; called when its last reference goes."""
+
+    def alloc_global(self, space: PasidSpace, dev: Device) -> int | None:
+        """Take a number of the global space for `dev`, whose max_pasids is at least 1; None when none is free."""
+
+
+class Kernel:
+    """One running kernel: its version, its architecture, its scheme, and its global state.
+
+    Attributes:
+        iommu_global_pasid_ida: the one machine-wide space of PASIDs.
+        global_users: device name by number, for numbers taken through `iommu_alloc_global_pasid()` by modules.
+        iommu_sva_mms: the mms with at least one SVA domain, in the order of their first bond.
+        mms: every mm whose `mm_count` is not yet 0.
+        warnings: how many WARNs were hit.
+        enqcmd_like: the CPUs let user space execute an instruction that carries the mm's PASID (ENQCMD, ST64BV0).
+        force_tagged_sva: ARCH_FORCE_TAGGED_SVA was asked for, so that LAM does not exclude SVA.
+        fail_allocation: the N-th memory allocation from now fails once; 0 is none.
+    """
+
+    __slots__ = (
+        "arch",
+        "enqcmd_like",
+        "fail_allocation",
+        "force_tagged_sva",
+        "global_users",
+        "iommu_global_pasid_ida",
+        "iommu_sva_mms",
+        "mms",
+        "observers",
+        "profile",
+        "scheme",
+        "warnings",
+    )
+
+    def __init__(self, scheme: SvaScheme, profile: Profile = DEFAULT_PROFILE, arch: Arch = Arch.ARM64) -> None:
+        self.scheme = scheme
+        self.profile = profile
+        self.arch = arch
+        self.enqcmd_like = arch is Arch.X86
+        self.force_tagged_sva = False
+        self.iommu_global_pasid_ida = PasidSpace()
+        self.global_users: dict[int, str] = {}
+        self.iommu_sva_mms: dict[MmStruct, None] = {}
+        self.mms: dict[MmStruct, None] = {}
+        self.observers: list[events.Observer] = []
+        self.warnings = 0
+        self.fail_allocation = 0
+
+    def emit(self, event: events.Event) -> None:
+        """Tell every observer; callers on a hot path test `observers` before they make the event."""
+        for observer in self.observers:
+            observer(event)
+
+    def decided(self, rule: Rule, **facts: Any) -> None:
+        """Report the rule that settled an outcome which is not a refusal."""
+        if self.observers:
+            self.emit(events.Decided(rule.id, facts))
+
+    def warn(self, where: str, text: str) -> None:
+        """WARN_ON: count it and report it, change nothing."""
+        self.warnings += 1
+        if self.observers:
+            self.emit(events.Warned(where, text))
+
+    def allocation_fails(self) -> bool:
+        """Count one memory allocation; true when it is the one that was asked to fail."""
+        if not self.fail_allocation:
+            return False
+        self.fail_allocation -= 1
+        return self.fail_allocation == 0
+
+    def holders(self) -> Iterator[tuple[int, str]]:
+        """Yield each held number of the global space with who holds it, ascending."""
+        by_number = dict(self.global_users)
+        for mm in self.mms:
+            pasid = mm.global_pasid
+            if pasid is not None:
+                by_number[pasid] = mm.holder
+        for pasid in self.iommu_global_pasid_ida:
+            yield pasid, by_number.get(pasid, "unknown")

@@ -1,0 +1,354 @@
+"""drivers/iommu/iommu-sva.c: binding an address space to a device.
+
+Source: Linux 6.12.117 and 7.3.4. The tests that all designs share and the making of a bond stand here; which number
+a bond gets is left to the kernel's scheme (`pasidlab.schemes`), `mainline` being what 6.12 and 7.3 do. The entry points
+bear the kernel's names and dispatch to the scheme, so that a caller reads like a Linux driver.
+
+Not modelled: locks (`iommu_sva_lock`), RCU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pasidlab import events
+from pasidlab.errors import Errno
+from pasidlab.linux.iommu import (
+    IOMMU_PASID_INVALID,
+    AttachHandle,
+    Device,
+    DomainType,
+    IommuDomain,
+    IommuGroup,
+    iommu_alloc_global_pasid,
+    iommu_attach_device_pasid,
+    iommu_attach_handle_get,
+    iommu_detach_device_pasid,
+    pasid_range,
+    slot_text,
+)
+from pasidlab.linux.iopf import iommu_sva_iopf_handler
+from pasidlab.linux.kernel import Arch, Kernel
+from pasidlab.linux.mm import MmStruct, mmdrop, mmgrab
+from pasidlab.rules import Refusal, Rule
+
+
+@dataclass(slots=True, eq=False)
+class IommuMmData:
+    """`struct iommu_mm_data`, what an mm knows of SVA. Schemes that need more derive from it.
+
+    `pasid` is the number that the mm itself has; `sva_domains` has the newest first.
+    """
+
+    mm: MmStruct
+    pasid: int = IOMMU_PASID_INVALID
+    sva_domains: list[IommuDomain] = field(default_factory=list)
+
+    @property
+    def global_pasid(self) -> int | None:
+        """The number that the mm holds of the global space, if any."""
+        return None if self.pasid == IOMMU_PASID_INVALID else self.pasid
+
+
+@dataclass(slots=True, eq=False)
+class IommuSva(AttachHandle):
+    """`struct iommu_sva`: the bond of a group and an mm, shared by all binds of that pair.
+
+    `dev` is the device that bound first; `pasid` is the number of this very bond; `users` counts its binds.
+    """
+
+    dev: Device = field(kw_only=True)
+    data: IommuMmData = field(kw_only=True)
+    pasid: int = field(kw_only=True)
+    users: int = field(default=1, kw_only=True)
+
+    @property
+    def mm(self) -> MmStruct:
+        """The address space that the bond gives to the device."""
+        return self.data.mm
+
+
+_BIND = "iommu_sva_bind_device (drivers/iommu/iommu-sva.c)"
+_ALLOC = "iommu_alloc_mm_data (drivers/iommu/iommu-sva.c)"
+BIND_NO_GROUP = Rule(
+    "bind.no-group",
+    _BIND,
+    "!dev->iommu_group",
+    "{dev} is behind no IOMMU (or the kernel has no CONFIG_IOMMU_SVA)",
+    Errno.ENODEV,
+)
+BIND_X86 = Rule(
+    "bind.x86-refused",
+    _BIND,
+    "IS_ENABLED(CONFIG_X86)",
+    "stable kernels refuse SVA on x86: nothing flushes kernel mappings from the IOMMU's caches",
+    Errno.EOPNOTSUPP,
+    "6.12.y stable; lifted in mainline by iommu_sva_invalidate_kva_range()",
+)
+BIND_LAM = Rule(
+    "bind.page-table-not-dma-compatible",
+    _ALLOC,
+    "!arch_pgtable_dma_compat(mm)",
+    "process {mm} uses tagged addresses (LAM), which devices do not understand",
+    Errno.EBUSY,
+)
+BIND_OVERFLOW = Rule(
+    "bind.number-too-wide",
+    _ALLOC,
+    "mm->iommu_mm->pasid >= dev->iommu->max_pasids",
+    "process {mm} has number {pasid} for life, and {dev} carries {range}",
+    Errno.EOVERFLOW,
+)
+BIND_NO_MEMORY = Rule("bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory", Errno.ENOMEM)
+BIND_NOSPC = Rule(
+    "bind.no-number-free",
+    _ALLOC,
+    "iommu_alloc_global_pasid(dev) == IOMMU_PASID_INVALID",
+    "{dev} carries {range} and none of them is free in the global space",
+    Errno.ENOSPC,
+)
+BIND_OTHER_MM = Rule(
+    "bind.number-of-other-mm",
+    _BIND,
+    "handle->domain->mm != mm",
+    "number {pasid} on {dev} belongs to {held}",
+    Errno.EBUSY,
+)
+BIND_HANDLE_NO_MEMORY = Rule(
+    "bind.no-memory-for-handle", _BIND, "!kzalloc(handle)", "no memory for the bond", Errno.ENOMEM
+)
+BIND_SAME_MM = Rule(
+    "bind.same-mm",
+    _BIND,
+    "handle->domain->mm == mm",
+    "{dev} and {mm} are bound already; the same handle again",
+)
+BIND_SHARED_DOMAIN = Rule(
+    "bind.domain-shared",
+    _BIND,
+    "an SVA domain of the mm attaches to the device",
+    "{dev} uses the domain that {mm} has on this IOMMU already",
+)
+BIND_NEW_DOMAIN = Rule(
+    "bind.domain-new",
+    _BIND,
+    "iommu_sva_domain_alloc() and attach succeed",
+    "{dev} got a domain of its own for {mm}",
+)
+BIND_NO_SVA = Rule(
+    "bind.driver-without-sva",
+    "iommu_sva_domain_alloc (drivers/iommu/iommu-sva.c)",
+    "!ops->domain_alloc_sva",
+    "the IOMMU driver of {dev} has no SVA",
+    Errno.EOPNOTSUPP,
+)
+BIND_NO_SVA_FALLBACK = Rule(
+    "bind.driver-without-sva-6.12",
+    "iommu_sva_domain_alloc (drivers/iommu/iommu-sva.c)",
+    "ops->domain_alloc(IOMMU_DOMAIN_SVA) == NULL",
+    "the IOMMU driver of {dev} has no SVA",
+    Errno.ENOMEM,
+    "6.12.117 (read)",
+)
+BIND_PASID_ZERO = Rule(
+    "bind-pasid.zero",
+    "iommu_sva_bind_device_pasid (v2 patch)",
+    "pasid == IOMMU_NO_PASID",
+    "PASID 0 is the traffic of {dev} without PASID",
+    Errno.EINVAL,
+    "thread.md 2.1 row 0",
+)
+
+
+def arch_pgtable_dma_compat(mm: MmStruct) -> bool:
+    """Whether a device can walk the mm's page tables: not with x86 LAM, unless forced."""
+    return not mm.lam or mm.kernel.force_tagged_sva
+
+
+# --- the entry points ----------------------------------------------------------------------------------------
+
+
+def iommu_sva_bind_device(dev: Device, mm: MmStruct) -> IommuSva | Refusal:
+    """Bind `mm` to `dev`, the core picking the number; the caller lives in the mm."""
+    return _bind_refused(dev, mm) or dev.kernel.scheme.bind_device(dev, mm)
+
+
+def iommu_sva_bind_device_pasid(dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
+    """Bind `mm` to `dev` under a number of the driver's own (v2 patch of 2026-05-20, and the hybrid)."""
+    if pasid == 0:
+        return BIND_PASID_ZERO.refuse(dev=dev.name)
+    return _bind_refused(dev, mm) or dev.kernel.scheme.bind_device_pasid(dev, mm, pasid)
+
+
+def iommu_sva_unbind_device(handle: IommuSva) -> None:
+    """Undo one bind; the last one detaches. The device must have stopped using the number."""
+    handle.dev.kernel.scheme.unbind_device(handle)
+
+
+def iommu_sva_get_pasid(handle: IommuSva) -> int:
+    """Return the number that the driver shall program."""
+    return handle.dev.kernel.scheme.get_pasid(handle)
+
+
+def mm_get_enqcmd_pasid(mm: MmStruct) -> int:
+    """Return the number for ENQCMD and its like, or IOMMU_PASID_INVALID (include/linux/iommu.h)."""
+    return mm.kernel.scheme.mm_get_enqcmd_pasid(mm)
+
+
+def mm_valid_pasid(mm: MmStruct) -> bool:
+    """Return whether the mm has SVA data (include/linux/iommu.h)."""
+    return mm.kernel.scheme.mm_valid_pasid(mm)
+
+
+def mm_pasid_init(mm: MmStruct) -> None:
+    """Start a new mm without SVA data: a fork copies the structure, not the bonds."""
+    mm.iommu_mm = None
+
+
+def mm_pasid_drop(mm: MmStruct) -> None:
+    """Free the number of a dead mm."""
+    mm.kernel.scheme.mm_pasid_drop(mm)
+
+
+def _bind_refused(dev: Device, mm: MmStruct) -> Refusal | None:
+    """The tests that come before any number is thought of, the same in all designs."""
+    if dev.iommu_group is None:
+        return BIND_NO_GROUP.refuse(dev=dev.name)
+    kernel = dev.kernel
+    if kernel.profile.x86_sva_refused and kernel.arch is Arch.X86:
+        return BIND_X86.refuse()
+    if not arch_pgtable_dma_compat(mm):
+        return BIND_LAM.refuse(mm=mm.name)
+    return None
+
+
+# --- what schemes are built from -----------------------------------------------------------------------------
+
+
+def iommu_alloc_mm_data(mm: MmStruct, dev: Device) -> IommuMmData | Refusal:
+    """Return the mm's data, made on first use with the lowest free global number; published at once."""
+    data: IommuMmData | None = mm.iommu_mm
+    if data is not None:
+        if data.pasid >= dev.max_pasids:
+            return number_too_wide(dev, mm, data.pasid)
+        return data
+    if mm.kernel.allocation_fails():
+        return BIND_NO_MEMORY.refuse()
+    pasid = iommu_alloc_global_pasid(dev)
+    if pasid == IOMMU_PASID_INVALID:
+        return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
+    data = mm.iommu_mm = IommuMmData(mm, pasid)
+    return data
+
+
+def number_too_wide(dev: Device, mm: MmStruct, pasid: int) -> Refusal:
+    """Refuse a number that the mm has and the device cannot carry."""
+    return BIND_OVERFLOW.refuse(mm=mm.name, pasid=pasid, dev=dev.name, range=pasid_range(dev))
+
+
+def iommu_sva_bind_pasid(dev: Device, data: IommuMmData, pasid: int) -> IommuSva | Refusal:
+    """Return the bond of the mm at `pasid` in the device's group, found or made: the second half of every bind."""
+    mm = data.mm
+    assert dev.iommu_group is not None
+    found = iommu_attach_handle_get(dev.iommu_group, pasid, DomainType.SVA)
+    if isinstance(found, IommuSva):
+        return _bind_again(dev, found, mm)
+    if isinstance(found, Refusal) and found.errno is not Errno.ENOENT:
+        return found
+    if mm.kernel.allocation_fails():
+        return BIND_HANDLE_NO_MEMORY.refuse()
+    handle = IommuSva(dev=dev, data=data, pasid=pasid)
+    for domain in data.sva_domains:
+        if iommu_attach_device_pasid(domain, dev, pasid, handle) is None:
+            domain.users += 1
+            mm.kernel.decided(BIND_SHARED_DOMAIN, dev=dev.name, mm=mm.name)
+            return handle
+    refusal = _bind_new_domain(handle)
+    return refusal or handle
+
+
+def _bind_again(dev: Device, handle: IommuSva, mm: MmStruct) -> IommuSva | Refusal:
+    """Share a bond of the same mm; refuse the number of another."""
+    if handle.mm is not mm:
+        assert dev.iommu_group is not None
+        held = slot_text(dev.iommu_group, handle.pasid)
+        return BIND_OTHER_MM.refuse(dev=dev.name, pasid=handle.pasid, held=held)
+    handle.users += 1
+    mm.kernel.decided(BIND_SAME_MM, dev=dev.name, mm=mm.name)
+    return handle
+
+
+def _bind_new_domain(handle: IommuSva) -> Refusal | None:
+    dev, data = handle.dev, handle.data
+    domain = iommu_sva_domain_alloc(dev, data.mm)
+    if isinstance(domain, Refusal):
+        return domain
+    refusal = iommu_attach_device_pasid(domain, dev, handle.pasid, handle)
+    if refusal:
+        iommu_domain_free(domain)
+        return refusal
+    domain.users = 1
+    if not data.sva_domains:
+        data.mm.kernel.iommu_sva_mms[data.mm] = None
+    data.sva_domains.insert(0, domain)
+    data.mm.kernel.decided(BIND_NEW_DOMAIN, dev=dev.name, mm=data.mm.name)
+    return None
+
+
+def iommu_sva_domain_alloc(dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+    """Let the driver make an SVA domain; it holds the mm's structure."""
+    ops = dev.ops
+    if ops.domain_alloc_sva is None:
+        rule = BIND_NO_SVA_FALLBACK if dev.kernel.profile.domain_alloc_fallback else BIND_NO_SVA
+        return rule.refuse(dev=dev.name)
+    domain = ops.domain_alloc_sva(dev, mm)
+    if isinstance(domain, Refusal):
+        return domain
+    mmgrab(mm)
+    domain.iopf_handler = iommu_sva_iopf_handler
+    return domain
+
+
+def iommu_domain_free(domain: IommuDomain) -> None:
+    """Free a domain; an SVA domain lets its mm go (drivers/iommu/iommu.c)."""
+    if domain.mm is not None:
+        mmdrop(domain.mm)
+    if domain.ops.free is not None:
+        domain.ops.free(domain)
+
+
+def iommu_sva_release_bond(handle: IommuSva) -> bool:
+    """Give back one use of a bond, and the bond with the last one; true when it went."""
+    handle.users -= 1
+    if handle.users:
+        return False
+    data, domain = handle.data, handle.domain
+    assert domain is not None
+    iommu_detach_device_pasid(domain, handle.dev, handle.pasid)
+    domain.users -= 1
+    if not domain.users:
+        data.sva_domains.remove(domain)
+        if not data.sva_domains:
+            data.mm.kernel.iommu_sva_mms.pop(data.mm, None)
+        iommu_domain_free(domain)
+    return True
+
+
+def iommu_sva_invalidate_kva_range(kernel: Kernel, start: int, end: int) -> None:
+    """Flush kernel mappings from the IOMMU's caches for every bound mm, whatever gave its number.
+
+    Reaches an mm through its notifiers, so one that was released gets nothing.
+    """
+    if not kernel.profile.kva_invalidation:
+        return
+    for mm in kernel.iommu_sva_mms:
+        if mm.mm_users:
+            kernel.emit(events.KvaInvalidated(mm.name, start, end))
+
+
+def bond_of(group: IommuGroup, mm: MmStruct) -> IommuSva | None:
+    """Return a bond of the mm in a group, whatever its number; for drivers' and portals' questions."""
+    for entry in group.pasid_array.values():
+        if isinstance(entry, IommuSva) and entry.mm is mm:
+            return entry
+    return None

@@ -1,0 +1,146 @@
+"""Every outcome names its rule: the kernel function and check, or the message of the thread that asked for it.
+
+A `Rule` is declared beside the code that applies it and is found by its id in `RULES`. A call that Linux refuses
+returns a `Refusal`: the errno together with the rule, and the facts that the rule's sentence needs. A call that
+succeeds for a reason worth telling reports its rule as an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pasidlab.errors import Errno, ModelError
+
+RULES: dict[str, Rule] = {}
+"""All declared rules by id, in the order of declaration (that of the checks within a function)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One check of the kernel, of a device or of a scheme.
+
+    Attributes:
+        id: `subject.check`, the name under which `pasidlab rules ID` shows it.
+        where: the kernel function (file), the specification section, or the scheme.
+        check: the condition as the source states it, shortly.
+        why: one sentence for people; `{name}` stands for a fact given when the rule is applied.
+        errno: what Linux returns when the check fails; None where the rule allows, or the errno is the driver's.
+        source: kernel version, specification, or message of the thread.
+    """
+
+    id: str
+    where: str
+    check: str
+    why: str
+    errno: Errno | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.id in RULES:
+            raise ModelError(f"rule {self.id!r} is declared twice")
+        RULES[self.id] = self
+
+    def refuse(self, errno: Errno | None = None, /, **facts: Any) -> Refusal:
+        """Return the refusal that this rule gives; `errno` only where the rule itself names none."""
+        answer = errno or self.errno
+        if answer is None:
+            raise ModelError(f"rule {self.id!r} refuses without an errno")
+        return Refusal(self, answer, facts)
+
+    def signal(self, signal: Signal, /, **facts: Any) -> Signalled:
+        """Return the signal that this rule sends."""
+        return Signalled(self, signal, facts)
+
+    def fault(self, **facts: Any) -> Faulted:
+        """Return the fault that this rule raises."""
+        return Faulted(self, facts)
+
+    def sentence(self, facts: dict[str, Any]) -> str:
+        """Return `why` with the facts filled in."""
+        return self.why.format(**facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rule_by_id, (self.id,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rule:
+        return self
+
+
+def rule_by_id(rule_id: str) -> Rule:
+    """Return the declared rule; raises KeyError when there is none."""
+    return RULES[rule_id]
+
+
+class Verdict:
+    """A rule applied: the rule, the facts for its sentence, and the result in one word."""
+
+    __slots__ = ("facts", "rule")
+
+    def __init__(self, rule: Rule, facts: dict[str, Any]) -> None:
+        self.rule = rule
+        self.facts = facts
+
+    @property
+    def result(self) -> str:
+        """One word: an errno name, a signal name, or "fault"."""
+        raise NotImplementedError
+
+    @property
+    def why(self) -> str:
+        """One sentence: the state that caused it."""
+        return self.rule.sentence(self.facts)
+
+    def __repr__(self) -> str:
+        return f"<{self.result} by {self.rule.id}>"
+
+
+class Refusal(Verdict):
+    """What a refused call returns, in the place of the kernel's negative number or ERR_PTR."""
+
+    __slots__ = ("errno",)
+
+    def __init__(self, rule: Rule, errno: Errno, facts: dict[str, Any]) -> None:
+        self.rule = rule
+        self.errno = errno
+        self.facts = facts
+
+    @property
+    def result(self) -> str:
+        """The errno's name."""
+        return self.errno.name
+
+
+class Signal(StrEnum):
+    """What Linux sends to a task whose instruction cannot be executed."""
+
+    SIGSEGV = "SIGSEGV"
+    SIGILL = "SIGILL"
+    SIGBUS = "SIGBUS"
+
+
+class Signalled(Verdict):
+    """The task was stopped by a signal."""
+
+    __slots__ = ("signal",)
+
+    def __init__(self, rule: Rule, signal: Signal, facts: dict[str, Any]) -> None:
+        super().__init__(rule, facts)
+        self.signal = signal
+
+    @property
+    def result(self) -> str:
+        """The signal's name."""
+        return self.signal.value
+
+
+class Faulted(Verdict):
+    """The device's access did not happen: the IOMMU, or the process's memory, did not allow it."""
+
+    __slots__ = ()
+
+    @property
+    def result(self) -> str:
+        """Always the word "fault"."""
+        return "fault"

@@ -1,0 +1,223 @@
+"""What every scheme has in common, and what an author of a scheme may change.
+
+A scheme answers two callers. The kernel core asks it for the number of a bond (`bind`, `bind_pasid`), for what
+ENQCMD carries, and to clean up. A device's driver asks it whether the device's numbers are its own. Everything has
+a default that is right for a scheme with one global space; see docs/schemes.md for the author's guide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pasidlab.errors import Errno
+from pasidlab.linux.iommu import (
+    IOMMU_PASID_INVALID,
+    DomainType,
+    iommu_free_global_pasid,
+    pasid_range,
+    slot_domain,
+)
+from pasidlab.linux.sva import (
+    BIND_NOSPC,
+    IommuMmData,
+    IommuSva,
+    bond_of,
+    iommu_sva_release_bond,
+    number_too_wide,
+)
+from pasidlab.rules import Refusal, Rule
+from pasidlab.schemes.options import Options
+
+if TYPE_CHECKING:
+    from pasidlab.linux.iommu import Device, IommuDomain
+    from pasidlab.linux.mm import MmStruct
+    from pasidlab.pasid import PasidSpace
+
+NO_SUCH_CALL = Rule(
+    "scheme.no-such-call",
+    "the scheme",
+    "the design does not have this call",
+    "scheme {scheme} has no {call}()",
+    Errno.ENOSYS,
+)
+QUOTA_USER = Rule(
+    "quota.user",
+    "option quota_user",
+    "numbers held by the user's processes >= quota_user",
+    "the processes of user {user} hold {held} numbers, as many as the quota allows",
+    Errno.EDQUOT,
+    "thread 2021-03-03 Jason Gunthorpe: only a limit by process bounds what unprivileged users pin (R27)",
+)
+QUOTA_DEVICE = Rule(
+    "quota.device",
+    "option quota_device",
+    "numbers attached to the device's group >= quota_device",
+    "{held} numbers are attached to {dev}, as many as the quota allows",
+    Errno.EDQUOT,
+    "R27",
+)
+PORTAL_NO_BOND = Rule(
+    "portal.no-bond",
+    "mmap of the device's portal",
+    "the mm has no bond on this device",
+    "process {mm} has no bond on {dev}, so its portal must not be mapped",
+    Errno.EPERM,
+    "thread 2026-05-13 Jason Gunthorpe, d; idxd answers the same today",
+)
+PORTAL_NOT_ENQCMD = Rule(
+    "portal.declared-non-enqcmd",
+    "mmap of the device's portal",
+    "the driver owns the device's numbers and declared that no ENQCMD-like write reaches it",
+    "the driver of {dev} owns its numbers, so the device offers no portal",
+    Errno.ENODEV,
+    "docs/thread.md section 3, third guard",
+)
+
+
+class Scheme:
+    """Base of all schemes: one global space, one number for an mm, no calls but the mainline ones.
+
+    A scheme is one instance per machine. Attributes:
+        name, summary, source: for `pasidlab schemes`; `source` names the mail that proposed it.
+        options: see `Options`.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self._limited = bool(self.options.quota_user or self.options.quota_device)
+
+    # --- what an author changes --------------------------------------------------------------------------------
+
+    def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
+        """Bind with a number that the core picks; the group, x86 and LAM tests have passed."""
+        raise NotImplementedError(f"{type(self).__name__} has no bind()")
+
+    def bind_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
+        """Bind under the driver's number, which is not 0; the group, x86 and LAM tests have passed."""
+        return self.no_such_call("iommu_sva_bind_device_pasid")
+
+    def attach_device_pasid_any(self, domain: IommuDomain, dev: Device) -> int | Refusal:
+        """Attach a domain to any free number of the device."""
+        return self.no_such_call("iommu_attach_device_pasid_any")
+
+    def driver_owns_pasids(self, dev: Device) -> bool:
+        """Whether a driver under this scheme picks the number itself and calls bind_device_pasid."""
+        return False
+
+    def unbind_device(self, handle: IommuSva) -> None:
+        """Give back one use of a bond."""
+        iommu_sva_release_bond(handle)
+
+    def get_pasid(self, handle: IommuSva) -> int:
+        """Return the number of that very bond (R20)."""
+        return handle.pasid
+
+    def mm_get_enqcmd_pasid(self, mm: MmStruct) -> int:
+        """Return the mm's number for ENQCMD-like instructions."""
+        data = mm.iommu_mm
+        return IOMMU_PASID_INVALID if data is None else data.pasid
+
+    def mm_valid_pasid(self, mm: MmStruct) -> bool:
+        """Return whether the mm has SVA data."""
+        return mm.iommu_mm is not None
+
+    def mm_pasid_drop(self, mm: MmStruct) -> None:
+        """Free the global number of a dead mm, if it has one."""
+        data = mm.iommu_mm
+        if data is None:
+            return
+        if data.global_pasid is not None:
+            iommu_free_global_pasid(mm.kernel, data.global_pasid)
+        mm.iommu_mm = None
+
+    def alloc_global(self, space: PasidSpace, dev: Device) -> int | None:
+        """Take a number of the global space, in the order that the options ask for."""
+        options, last = self.options, dev.max_pasids - 1
+        if options.guard == "range" and self.splits_numbers:
+            last = min(last, options.local_first - 1)
+        if options.order == "highest":
+            return space.alloc_highest(1, last)
+        if options.order == "reserve-low" and last > options.reserve:
+            return space.alloc(options.reserve + 1, last)
+        return space.alloc(1, last)
+
+    def may_map_portal(self, dev: Device, mm: MmStruct) -> Refusal | None:
+        """Whether a process may map the device's portal: with guard `mmap`, as idxd does, only with a bond on it."""
+        assert dev.iommu_group is not None
+        if self.options.guard == "mmap" and bond_of(dev.iommu_group, mm) is None:
+            return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
+        if self.options.guard == "declared" and self.driver_owns_pasids(dev):
+            return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
+        return None
+
+    splits_numbers: ClassVar[bool] = False
+    """Whether the scheme has driver-owned numbers, so that guard `range` divides the number range."""
+
+    # --- what the core calls -----------------------------------------------------------------------------------
+
+    def bind_device(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
+        """Apply the quotas, then `bind`."""
+        return (self.over_quota(dev, mm) if self._limited else None) or self.bind(dev, mm)
+
+    def bind_device_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
+        """Apply the quotas, then `bind_pasid`."""
+        return (self.over_quota(dev, mm) if self._limited else None) or self.bind_pasid(dev, mm, pasid)
+
+    # --- tools for authors -------------------------------------------------------------------------------------
+
+    def no_such_call(self, call: str) -> Refusal:
+        """Refuse a call that the design does not have."""
+        return NO_SUCH_CALL.refuse(scheme=self.name, call=call)
+
+    def over_quota(self, dev: Device, mm: MmStruct) -> Refusal | None:
+        """Refuse a new number that a quota forbids; an mm that has a bond on the device is not asked again."""
+        assert dev.iommu_group is not None
+        if bond_of(dev.iommu_group, mm) is not None:
+            return None
+        options = self.options
+        if options.quota_user and mm.iommu_mm is None:
+            held = sum(other.user == mm.user and other.iommu_mm is not None for other in mm.kernel.mms)
+            if held >= options.quota_user:
+                return QUOTA_USER.refuse(user=mm.user, held=held)
+        if options.quota_device:
+            held = len(dev.iommu_group.pasid_array)
+            if held >= options.quota_device:
+                return QUOTA_DEVICE.refuse(dev=dev.name, held=held)
+        return None
+
+    def global_number(self, dev: Device, data: IommuMmData) -> int | Refusal:
+        """Return the mm's global number if it fits the device, else take one; the caller frees a new one on failure."""
+        if data.pasid != IOMMU_PASID_INVALID:
+            return data.pasid if data.pasid < dev.max_pasids else number_too_wide(dev, data.mm, data.pasid)
+        pasid = self.alloc_free_on_group(dev)
+        return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev)) if pasid is None else pasid
+
+    def alloc_free_on_group(self, dev: Device) -> int | None:
+        """Take the first global number that nobody has attached to the device's group.
+
+        Numbers that a driver gave out on this group are passed over, which is what cures the standing blockade
+        N1 of docs/thread.md: a number that fails and goes back would be drawn again by the next caller.
+        """
+        if not dev.max_pasids:
+            return None
+        assert dev.iommu_group is not None
+        space, passed_over = dev.kernel.iommu_global_pasid_ida, []
+        pasid = self.alloc_global(space, dev)
+        while pasid is not None and pasid in dev.iommu_group.pasid_array:
+            passed_over.append(pasid)
+            pasid = self.alloc_global(space, dev)
+        for number in passed_over:
+            space.free(number)
+        return pasid
+
+
+def sva_bonds(dev: Device) -> int:
+    """Count the SVA bonds on a device's group."""
+    if dev.iommu_group is None:
+        return 0
+    domains = (slot_domain(entry) for entry in dev.iommu_group.pasid_array.values())
+    return sum(domain is not None and domain.type is DomainType.SVA for domain in domains)

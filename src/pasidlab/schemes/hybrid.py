@@ -1,0 +1,132 @@
+"""The reviewers' hybrid: one global PASID per mm for ENQCMD and its like, plus an array of [device, pasid] pairs.
+
+Source: the structure is Kevin Tian's (2026-05-25): on #GP fetch the global number, on a device-specific bind match
+[dev, pasid]. The rules are Jason Gunthorpe's (2026-05-13, a to f): (a) no number for ENQCMD until the normal bind;
+(b) the new call never brings it about; (c) the architecture blocks while it is invalid; (d) no portal without a
+normal bind; (e) the driver manages its numbers; (f) groups: nobody said how, see below. Nothing was posted as code.
+
+Ours by decision: pairs are keyed by group, because `pasid_array` is, so the members of a group share a pair; a bind
+decides first and publishes after success, as v2 does; the global number is the lowest that is free on this
+group too, which cures v2's standing blockade (N1); an mm may have several local numbers on one device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pasidlab.errors import Errno
+from pasidlab.linux.iommu import IOMMU_PASID_INVALID, iommu_free_global_pasid, pasid_range
+from pasidlab.linux.sva import (
+    BIND_NO_MEMORY,
+    IommuMmData,
+    IommuSva,
+    iommu_sva_bind_pasid,
+    iommu_sva_release_bond,
+)
+from pasidlab.rules import Refusal, Rule
+from pasidlab.schemes.base import PORTAL_NO_BOND, Scheme
+from pasidlab.schemes.local import is_local
+
+if TYPE_CHECKING:
+    from pasidlab.linux.iommu import Device, IommuGroup
+    from pasidlab.linux.mm import MmStruct
+
+_BIND = "iommu_sva_bind_device_pasid (hybrid)"
+LOCAL_TOO_WIDE = Rule(
+    "hybrid.local-too-wide",
+    _BIND,
+    "pasid >= dev->iommu->max_pasids",
+    "{dev} carries {range}: {pasid} does not fit",
+    Errno.EOVERFLOW,
+    "as v2, rows 6 and 7",
+)
+LOCAL_IN_GLOBAL_RANGE = Rule(
+    "hybrid.local-in-global-range",
+    _BIND,
+    "the device has a portal && pasid < local_first",
+    "{dev} has a portal, and its local numbers start at {first} (guard `range`)",
+    Errno.EINVAL,
+    "docs/thread.md section 3, second guard",
+)
+
+
+@dataclass(slots=True, eq=False)
+class HybridMmData(IommuMmData):
+    """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs."""
+
+    local: dict[tuple[IommuGroup, int], IommuSva] = field(default_factory=dict)
+
+
+class Hybrid(Scheme):
+    """A global number for those instructions, and any number of driver-owned ones beside it."""
+
+    name = "hybrid"
+    summary = (
+        "both at once: one global PASID per mm for ENQCMD/ST64BV0, plus [dev, pasid] pairs; a portal hole to guard"
+    )
+    source = "Kevin Tian 2026-05-25, under Jason Gunthorpe's rules of 2026-05-13"
+    splits_numbers = True
+
+    def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
+        """Bind at the mm's global number, taken lazily."""
+        data = _data_of(mm)
+        if isinstance(data, Refusal):
+            return data
+        pasid = self.global_number(dev, data)
+        if isinstance(pasid, Refusal):
+            return pasid
+        handle = iommu_sva_bind_pasid(dev, data, pasid)
+        if isinstance(handle, IommuSva):
+            data.pasid = pasid
+            mm.iommu_mm = data
+        elif data.pasid == IOMMU_PASID_INVALID:
+            iommu_free_global_pasid(mm.kernel, pasid)
+        return handle
+
+    def bind_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
+        """Bind at the driver's number: an existing pair matches, a new one needs its slot free."""
+        if pasid >= dev.max_pasids:
+            return LOCAL_TOO_WIDE.refuse(dev=dev.name, range=pasid_range(dev), pasid=pasid)
+        options = self.options
+        if options.guard == "range" and dev.enqcmd_bar and pasid < options.local_first:
+            return LOCAL_IN_GLOBAL_RANGE.refuse(dev=dev.name, first=options.local_first)
+        data = _data_of(mm)
+        if isinstance(data, Refusal):
+            return data
+        handle = iommu_sva_bind_pasid(dev, data, pasid)
+        if isinstance(handle, IommuSva):
+            assert dev.iommu_group is not None
+            data.local[dev.iommu_group, pasid] = handle
+            mm.iommu_mm = data
+        return handle
+
+    def driver_owns_pasids(self, dev: Device) -> bool:
+        """The driver manages its numbers (e)."""
+        return is_local(dev, self.options.local_by or "driver")
+
+    def unbind_device(self, handle: IommuSva) -> None:
+        """Give back one use; a pair ends with its bond, the global number stays with the mm."""
+        data, group = handle.data, handle.dev.iommu_group
+        assert isinstance(data, HybridMmData)
+        assert group is not None
+        if iommu_sva_release_bond(handle):
+            data.local.pop((group, handle.pasid), None)
+
+    def may_map_portal(self, dev: Device, mm: MmStruct) -> Refusal | None:
+        """With guard `mmap`, only with a bond at the number that ENQCMD will carry (d)."""
+        if self.options.guard != "mmap":
+            return super().may_map_portal(dev, mm)
+        assert dev.iommu_group is not None
+        bond = dev.iommu_group.pasid_array.get(self.mm_get_enqcmd_pasid(mm))
+        if isinstance(bond, IommuSva) and bond.mm is mm:
+            return None
+        return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
+
+
+def _data_of(mm: MmStruct) -> HybridMmData | Refusal:
+    """Return the mm's data, or new data that is published when a bind succeeds."""
+    if mm.iommu_mm is not None:
+        assert isinstance(mm.iommu_mm, HybridMmData)
+        return mm.iommu_mm
+    return BIND_NO_MEMORY.refuse() if mm.kernel.allocation_fails() else HybridMmData(mm)

@@ -1,0 +1,40 @@
+"""What can be varied within a scheme, each option with the question of the thread that it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Order = Literal["lowest", "highest", "reserve-low"]
+Guard = Literal["mmap", "range", "declared", "none"]
+LocalBy = Literal["iommu", "arch", "device", "driver"]
+
+
+class Options(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a scheme; the defaults are what the scheme's proposer wrote, or what Linux does.
+
+    Attributes:
+        order: which free number of the global space is taken (R28): the lowest, as Linux does; the highest; or
+            `reserve-low`, the lowest above `reserve`, which only devices that carry nothing else may go below.
+        reserve: how many low numbers `reserve-low` keeps for narrow devices.
+        quota_user: how many numbers the processes of one user may hold (R27); 0 is no limit, as in Linux.
+        quota_device: how many numbers may be attached to one device's group (R27); 0 is no limit.
+        guard: how the portal hole of section 3 of docs/thread.md is closed (R11): `mmap` maps the portal only for a
+            process with a normal bond on that device (Jason Gunthorpe, 2026-05-13, d); `range` draws the local
+            numbers of portal devices from `local_first` up and global ones below; `declared` gives a device
+            whose driver owns its numbers no portal; `none` leaves the hole open, to show it.
+        local_first: the first local number of a portal device under guard `range`.
+        local_by: who decides that a device's numbers are local (R4); None is the scheme's own answer.
+        rfc_enqcmd: what ENQCMD carries for a process with local bonds only under `rfc`, whose diff was not seen:
+            `first`, the number of its first bond, as unchanged code would; or `none`.
+    """
+
+    order: Order = "lowest"
+    reserve: int = 3
+    quota_user: int = 0
+    quota_device: int = 0
+    guard: Guard = "mmap"
+    local_first: int = 0x8000
+    local_by: LocalBy | None = None
+    rfc_enqcmd: Literal["first", "none"] = "first"

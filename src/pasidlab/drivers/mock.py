@@ -1,0 +1,311 @@
+"""An IOMMU driver that records calls, as the kernel's own self-test driver does; no tables, no caches.
+
+It answers as the driver that the records under `tests/data` were made with: -EINVAL for a domain of another
+instance (as arm-smmu-v3), an errno on request, and success otherwise; its blocked domain always takes a PASID. From
+6.16 on a device is in the fault queue from its first attach of a domain with a fault handler to the last.
+
+What the driver was told is kept in `entries`, by (device, PASID): for this driver that is the hardware, and
+`translate()` answers from it whose memory a device reaches.
+
+Not modelled: stream tables, context descriptors, invalidation; the drivers of real IOMMUs are for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pasidlab import events
+from pasidlab.errors import Errno
+from pasidlab.linux.iommu import (
+    Device,
+    DomainType,
+    IommuDevice,
+    IommuDomain,
+    IommuDomainOps,
+    IommuOps,
+)
+from pasidlab.linux.iopf import (
+    Fault,
+    IopfQueue,
+    iommu_report_device_fault,
+    iopf_queue_add_device,
+    iopf_queue_flush_dev,
+    iopf_queue_remove_device,
+)
+from pasidlab.linux.kernel import Kernel
+from pasidlab.linux.mm import MmStruct
+from pasidlab.rules import Faulted, Refusal, Rule
+
+OTHER_INSTANCE = Rule(
+    "driver.other-instance",
+    "set_dev_pasid of the IOMMU driver",
+    "the domain belongs to another IOMMU instance",
+    "the domain was made for another IOMMU than that of {dev}",
+    Errno.EINVAL,
+    "arm-smmu-v3: smmu_domain->smmu != master->smmu",
+)
+SET_FAILED = Rule(
+    "driver.set-failed",
+    "set_dev_pasid of the IOMMU driver",
+    "the driver reports an error",
+    "the IOMMU driver of {dev} failed to set the PASID",
+)
+ALLOC_FAILED = Rule(
+    "driver.domain-alloc-failed",
+    "domain_alloc_sva of the IOMMU driver",
+    "the driver reports an error",
+    "the IOMMU driver of {dev} failed to make an SVA domain",
+)
+NO_SVA_FEATURE = Rule(
+    "driver.no-sva-feature",
+    "domain_alloc_sva of the IOMMU driver",
+    "the IOMMU lacks what SVA needs (arm-smmu-v3: ARM_SMMU_FEAT_SVA)",
+    "the IOMMU of {dev} cannot share page tables with this CPU",
+    Errno.EOPNOTSUPP,
+    "7.3.4 (read); before 6.16 enable_feature refused it",
+)
+NO_SVA_TO_ENABLE = Rule(
+    "driver.enable-sva-refused",
+    "dev_enable_feat of the IOMMU driver",
+    "the IOMMU lacks what SVA needs",
+    "the IOMMU of {dev} cannot share page tables with this CPU",
+    Errno.EINVAL,
+    "6.12.117 (read)",
+)
+MM_DYING = Rule(
+    "driver.mm-dying",
+    "domain_alloc_sva of the IOMMU driver (mmu_notifier_register)",
+    "mm_users == 0",
+    "process {mm} has exited; nothing can be bound to it any more",
+    Errno.EINVAL,
+    "a caller must live in the mm (BUG_ON in the kernel)",
+)
+DMA_NO_ENTRY = Rule(
+    "dma.no-entry",
+    "the IOMMU",
+    "no entry for (device, PASID)",
+    "the IOMMU has no entry for PASID {pasid} of {dev}: the access is blocked",
+)
+DMA_QUIET = Rule(
+    "dma.quiet",
+    "the IOMMU",
+    "the mm was released: its entry is quiet",
+    "PASID {pasid} of {dev} names {mm}, which has exited: the access is blocked",
+)
+
+
+RACE_GROUP = 99
+"""The group index of a page request that arrives inside a set, as in the kernels' records."""
+
+
+class Mode(StrEnum):
+    """Which operations the mock driver has; the kernel's records were made with all four."""
+
+    USUAL = "usual"
+    NO_DOMAIN_ALLOC_SVA = "no_domain_alloc_sva"
+    NO_SET_DEV_PASID = "no_set_dev_pasid"
+    OTHER_DRIVER = "other_driver"
+
+
+@dataclass(slots=True, eq=False)
+class MockDriver:
+    """The driver of a machine's mock IOMMUs.
+
+    Attributes:
+        entries: what the hardware would translate with, by device and PASID.
+        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
+        races: address and rights of a page request that arrives inside the next successful set, by device.
+        fault_users: how many entries of a device have a fault handler.
+    """
+
+    kernel: Kernel
+    entries: dict[tuple[Device, int], IommuDomain] = field(default_factory=dict)
+    fail_set: dict[Device, Errno] = field(default_factory=dict)
+    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
+    races: dict[Device, tuple[int, int]] = field(default_factory=dict)
+    fault_users: dict[Device, int] = field(default_factory=dict)
+    next_domain: int = 0
+    ops_by_mode: dict[Mode, IommuOps] = field(default_factory=dict)
+
+    # --- instances ---------------------------------------------------------------------------------------------
+
+    def instance(
+        self,
+        name: str,
+        max_pasids: int,
+        mode: Mode = Mode.USUAL,
+        *,
+        per_device: bool = True,
+        sva: bool = True,
+    ) -> IommuDevice:
+        """Return one IOMMU instance; instances of one mode share a driver."""
+        queue = IopfQueue()
+        return IommuDevice(name, self.ops(mode), max_pasids, queue, per_device, sva)
+
+    def ops(self, mode: Mode = Mode.USUAL) -> IommuOps:
+        """Return the driver's operations, made once per mode."""
+        if mode not in self.ops_by_mode:
+            self.ops_by_mode[mode] = self._make_ops(mode)
+        return self.ops_by_mode[mode]
+
+    def _make_ops(self, mode: Mode) -> IommuOps:
+        ops = IommuOps(
+            name=f"mock-{mode.value}",
+            domain_alloc_sva=None if mode is Mode.NO_DOMAIN_ALLOC_SVA else self.domain_alloc_sva,
+            domain_alloc_paging=self.domain_alloc_paging,
+            remove_dev_pasid=self.remove_dev_pasid,
+            page_response=self.page_response,
+            dev_enable_sva=self.dev_enable_sva,
+        )
+        static = IommuDomainOps(set_dev_pasid=self.block_dev_pasid, attach_dev=self.attach_dev)
+        ops.blocked_domain = IommuDomain(DomainType.BLOCKED, ops, static)
+        ops.identity_domain = IommuDomain(DomainType.IDENTITY, ops, IommuDomainOps(self.set_dev_pasid, self.attach_dev))
+        return ops
+
+    def _domain_ops(self, ops: IommuOps) -> IommuDomainOps:
+        without = self.ops_by_mode.get(Mode.NO_SET_DEV_PASID)
+        return IommuDomainOps(set_dev_pasid=None if ops is without else self.set_dev_pasid, free=self.domain_free)
+
+    def _new_domain(self, type: DomainType, dev: Device, mm: MmStruct | None = None) -> IommuDomain:
+        domain = IommuDomain(type, dev.ops, self._domain_ops(dev.ops), id=self.next_domain, iommu=dev.iommu, mm=mm)
+        self.next_domain += 1
+        return domain
+
+    # --- struct iommu_ops --------------------------------------------------------------------------------------
+
+    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        """Make an SVA domain for the instance of `dev`."""
+        kernel = self.kernel
+        errno = self.fail_alloc.pop(dev, None) if self.fail_alloc else None
+        assert dev.iommu is not None
+        if errno is not None or not dev.iommu.sva or not mm.mm_users:
+            refusal = self._alloc_refused(dev, mm, errno)
+            if kernel.observers:
+                kernel.emit(events.DomainAllocated(dev.name, None, refusal.errno))
+            return refusal
+        domain = self._new_domain(DomainType.SVA, dev, mm)
+        if kernel.observers:
+            kernel.emit(events.DomainAllocated(dev.name, domain.id, None))
+        return domain
+
+    def _alloc_refused(self, dev: Device, mm: MmStruct, errno: Errno | None) -> Refusal:
+        if errno is not None:
+            return ALLOC_FAILED.refuse(errno, dev=dev.name)
+        assert dev.iommu is not None
+        return MM_DYING.refuse(mm=mm.name) if dev.iommu.sva else NO_SVA_FEATURE.refuse(dev=dev.name)
+
+    def domain_alloc_paging(self, dev: Device) -> IommuDomain:
+        """Make a domain for kernel-managed DMA."""
+        return self._new_domain(DomainType.PAGING, dev)
+
+    def dev_enable_sva(self, dev: Device) -> Refusal | None:
+        """Answer `iommu_dev_enable_feature(SVA)`, which kernels before 6.16 ask first."""
+        assert dev.iommu is not None
+        return None if dev.iommu.sva else NO_SVA_TO_ENABLE.refuse(dev=dev.name)
+
+    def page_response(self, dev: Device, fault: Fault, code: int) -> None:
+        """Answer the device."""
+        if self.kernel.observers:
+            self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, int(code)))
+
+    # --- struct iommu_domain_ops -------------------------------------------------------------------------------
+
+    def set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
+        """Write the entry of (dev, pasid)."""
+        refusal = self._set_refused(domain, dev)
+        if refusal is None:
+            self._receive_race(dev, pasid)
+            self._write_entry(dev, pasid, domain)
+        if self.kernel.observers:
+            errno = None if refusal is None else refusal.errno
+            label = None if old is None else old.label
+            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
+        return refusal
+
+    def _set_refused(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        errno = self.fail_set.pop(dev, None) if self.fail_set else None
+        if errno is not None:
+            return SET_FAILED.refuse(errno, dev=dev.name)
+        if domain.iommu is not dev.iommu and domain.type is not DomainType.IDENTITY:
+            return OTHER_INSTANCE.refuse(dev=dev.name)
+        return None
+
+    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
+        """Clear the entry of (dev, pasid), as kernels since 6.14 detach; never fails."""
+        self._clear_entry(dev, pasid)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidBlocked(dev.name, pasid, None if old is None else old.label))
+        return None
+
+    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
+        """Clear the entry of (dev, pasid), as kernels before 6.14 detach."""
+        self._clear_entry(dev, pasid)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
+
+    def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Attach the traffic without PASID."""
+        if self.kernel.observers:
+            self.kernel.emit(events.RidAttached(dev.name, "B" if domain.type is DomainType.BLOCKED else "I"))
+        return None
+
+    def domain_free(self, domain: IommuDomain) -> None:
+        """Forget a domain."""
+        if self.kernel.observers:
+            self.kernel.emit(events.DomainFreed(domain.id))
+
+    # --- the hardware ------------------------------------------------------------------------------------------
+
+    def probe_device(self, dev: Device) -> None:
+        """Put a device in the fault queue at its probe, as drivers before 6.16."""
+        if not self.kernel.profile.iopf_at_attach:
+            assert dev.iommu is not None
+            assert dev.iommu.iopf_queue is not None
+            iopf_queue_add_device(dev.iommu.iopf_queue, dev)
+
+    def _write_entry(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
+        before = self.entries.get((dev, pasid))
+        self.entries[dev, pasid] = domain
+        self._count_fault_users(dev, _takes_faults(domain) - _takes_faults(before))
+
+    def _clear_entry(self, dev: Device, pasid: int) -> None:
+        before = self.entries.pop((dev, pasid), None)
+        self._count_fault_users(dev, -_takes_faults(before))
+
+    def _count_fault_users(self, dev: Device, change: int) -> None:
+        """Join the fault queue with the first entry that takes faults, leave it with the last (since 6.16)."""
+        if not change:
+            return
+        users = self.fault_users[dev] = self.fault_users.get(dev, 0) + change
+        if not self.kernel.profile.iopf_at_attach:
+            return
+        assert dev.iommu is not None
+        assert dev.iommu.iopf_queue is not None
+        if users == 0:
+            iopf_queue_remove_device(dev.iommu.iopf_queue, dev)
+        elif users == change:
+            iopf_queue_add_device(dev.iommu.iopf_queue, dev)
+
+    def _receive_race(self, dev: Device, pasid: int) -> None:
+        """Let the page request that was asked for arrive before the entry is set."""
+        race = self.races.pop(dev, None) if self.races else None
+        if race is None:
+            return
+        address, perm = race
+        iommu_report_device_fault(dev, Fault(pasid, address, perm, last=True, grpid=RACE_GROUP))
+        if dev.fault_param is not None:
+            iopf_queue_flush_dev(dev)
+
+    def translate(self, dev: Device, pasid: int) -> IommuDomain | Faulted:
+        """Return the domain whose memory the device reaches under a PASID."""
+        domain = self.entries.get((dev, pasid))
+        if domain is None:
+            return DMA_NO_ENTRY.fault(dev=dev.name, pasid=pasid)
+        if domain.mm is not None and not domain.mm.mm_users:
+            return DMA_QUIET.fault(dev=dev.name, pasid=pasid, mm=domain.mm.name)
+        return domain
+
+
+def _takes_faults(domain: IommuDomain | None) -> bool:
+    return domain is not None and domain.iopf_handler is not None

@@ -1,0 +1,5 @@
+"""`python -m pasidlab`."""
+
+from pasidlab.cli import main
+
+main()

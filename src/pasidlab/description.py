@@ -1,0 +1,154 @@
+"""What a machine is made of, as a scenario file describes it: CPUs, IOMMUs, devices, processes, options.
+
+`check()` finds what types alone cannot: names used twice, names that name nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from pasidlab.devices import Submit
+from pasidlab.drivers.mock import Mode
+from pasidlab.errors import InputError
+from pasidlab.hw.cpu import Arm64Cpu, X86Cpu
+from pasidlab.linux.profiles import DEFAULT_PROFILE
+from pasidlab.linux.task import INIT_PIDNS
+from pasidlab.linux.traps import Arm64Os, X86Os
+from pasidlab.schemes import Options
+
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+PasidBits = Annotated[int, Meta(ge=0, le=20)]
+
+
+class CpuSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """The CPUs. `arch` None is x86 where a device takes ENQCMD, else arm64.
+
+    Attributes:
+        enqcmd, movdir64b: x86 features.
+        ls64: ID_AA64ISAR1_EL1.LS64, 1 to 3 adding ST64BV and ST64BV0.
+        accdata: `switched` is a future arm64 kernel that loads ACCDATA_EL1 per task; today's is `off`.
+        st64bv: `trapped`, as Linux does; `enabled`, user space executes it; `emulated`, the kernel executes it for EL0.
+        force_tagged_sva: processes asked for ARCH_FORCE_TAGGED_SVA, so that LAM does not exclude SVA.
+    """
+
+    arch: Literal["x86", "arm64"] | None = None
+    enqcmd: bool = True
+    movdir64b: bool = True
+    ls64: Annotated[int, Meta(ge=0, le=3)] = 1
+    accdata: Literal["off", "switched"] = "off"
+    st64bv: Literal["trapped", "enabled", "emulated"] = "trapped"
+    force_tagged_sva: bool = False
+
+
+class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One IOMMU instance.
+
+    Attributes:
+        pasid_bits: width of the numbers it takes; `max_pasids`, one more than the largest, overrides it.
+        per_device_pasid_space: IOMMU_CAP_PER_DEV_PASID_SPACE.
+        sva: it can share page tables with the CPU.
+        ops: which operations its driver has.
+    """
+
+    name: Name
+    model: Literal["mock"] = "mock"
+    pasid_bits: PasidBits = 20
+    max_pasids: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] | None = None
+    per_device_pasid_space: bool = False
+    sva: bool = True
+    ops: Mode = Mode.USUAL
+
+
+class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One device.
+
+    Attributes:
+        iommu: None is a device behind no IOMMU.
+        group: devices that name the same group share it; None is a group of its own.
+        pasid_bits: `pasid-num-bits` or the width of the PCI capability; None is no such property or capability.
+        physfn: of a PCI virtual function, the device whose capability counts.
+        submit: how a PASID reaches it; None is `enqcmd` for dsa and iaa, `register` for the others.
+        pasids: `local`, its driver may own its PASIDs.
+        sloppy: it believes the PASID of posted writes too.
+        queue, kernel_pasid: of dsa and iaa; a number for kernel work queues is taken at probe.
+    """
+
+    name: Name
+    iommu: Name | None = None
+    kind: Literal["narrow", "dsa", "iaa", "pcie"] = "pcie"
+    group: Name | None = None
+    pasid_bits: PasidBits | None = None
+    physfn: Name | None = None
+    submit: Submit | None = None
+    pasids: Literal["local", "global"] = "global"
+    sloppy: bool = False
+    queue: Literal["shared", "dedicated"] = "shared"
+    kernel_pasid: bool = True
+
+    @property
+    def submits(self) -> Submit:
+        """How a PASID reaches the device, its kind's default included."""
+        return self.submit or (Submit.ENQCMD if self.is_idxd else Submit.REGISTER)
+
+    @property
+    def is_idxd(self) -> bool:
+        """Whether the idxd driver drives it."""
+        return self.kind in ("dsa", "iaa")
+
+
+class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One process at the start; `user` is charged by quotas, `pidns` is its pid namespace."""
+
+    name: Name
+    user: Name = "root"
+    pidns: Name = INIT_PIDNS
+
+
+class MachineSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A machine. `switches` change single switches of the kernel's profile."""
+
+    kernel: str = DEFAULT_PROFILE.name
+    switches: dict[str, bool | str] = {}
+    cpu: CpuSpec = CpuSpec()
+    options: Options = Options()
+    iommu: list[IommuSpec] = []
+    device: list[DeviceSpec] = []
+    process: list[ProcessSpec] = []
+
+
+def operating_system(spec: MachineSpec) -> X86Os | Arm64Os:
+    """Return the CPU side of a machine."""
+    cpu = spec.cpu
+    enqcmd = any(device.submits is Submit.ENQCMD for device in spec.device)
+    arch = cpu.arch or ("x86" if enqcmd else "arm64")
+    if arch == "x86":
+        return X86Os(X86Cpu(enqcmd=cpu.enqcmd, movdir64b=cpu.movdir64b))
+    enabled = Arm64Cpu(ls64=cpu.ls64, en_als=True, en_asr=cpu.st64bv == "enabled")
+    return Arm64Os(enabled, accdata=cpu.accdata == "switched", emulate_st64bv=cpu.st64bv == "emulated")
+
+
+def check(spec: MachineSpec) -> None:
+    """Raise InputError for a name that is used twice, or that names nothing."""
+    for key in ("iommu", "device", "process"):
+        _check_unique(key, [item.name for item in getattr(spec, key)])
+    iommus = [item.name for item in spec.iommu]
+    before: list[str] = []
+    for index, device in enumerate(spec.device):
+        _check_known(f"device[{index}].iommu", device.iommu, iommus)
+        _check_known(f"device[{index}].physfn", device.physfn, before)
+        before.append(device.name)
+
+
+def _check_unique(key: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            raise InputError(f"{key}[{index}].name = {name!r}: another {key} has this name; names are unique")
+        seen.add(name)
+
+
+def _check_known(place: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise InputError(f"{place} = {name!r}: no such name; known: {', '.join(known) or 'none'}")

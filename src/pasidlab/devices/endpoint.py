@@ -1,0 +1,294 @@
+"""What all endpoints share: a driver that binds, a device that reads and writes memory under a PASID.
+
+The driver half does what a character-device driver of the kernel does: `open()` binds the caller's mm, under the
+scheme at hand either through `iommu_sva_bind_device()` or with a number of its own; the last close unbinds.
+The device half takes a submission, decides which PASID it believes, and accesses memory through the IOMMU.
+
+Sources: drivers/dma/idxd/cdev.c and drivers/misc/uacce (v7.3) for the order of calls; the thread's messages 13 and
+15 for what a device may believe: "end point has to use the posted vs non-posted write distinction".
+
+Not modelled: queues' depth and order (work is done at once), interrupts, completion records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from pasidlab import events
+from pasidlab.errors import Errno
+from pasidlab.hw.cpu import Store
+from pasidlab.linux import iopf
+from pasidlab.linux.iommu import Device, IommuDomain, iommu_dev_enable_feature_sva, pasid_range
+from pasidlab.linux.mm import PAGE_SIZE, READ, WRITE, MmStruct, Vma
+from pasidlab.linux.sva import (
+    IommuSva,
+    bond_of,
+    iommu_sva_bind_device,
+    iommu_sva_bind_device_pasid,
+    iommu_sva_unbind_device,
+)
+from pasidlab.pasid import PasidSpace
+from pasidlab.rules import Faulted, Refusal, Rule, Verdict
+from pasidlab.schemes import Scheme
+
+
+class Submit(StrEnum):
+    """How a PASID reaches a device."""
+
+    REGISTER = "register"
+    ENQCMD = "enqcmd"
+    ST64BV0 = "st64bv0"
+    ST64B = "st64b"
+
+
+PORTALS = frozenset({Submit.ENQCMD, Submit.ST64BV0})
+"""The ways in which the device believes a PASID that a write to its portal carries."""
+
+
+class Access(StrEnum):
+    """What the device does to memory."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One job: read `size` bytes at `address`, or write `data` there."""
+
+    access: Access = Access.WRITE
+    address: int = 0x1000_0000
+    data: bytes = b"work"
+    size: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job that was done: in whose memory, under which number, and the bytes read or written."""
+
+    owner: str
+    pasid: int | None
+    data: bytes
+
+
+class Hardware(Protocol):
+    """What an endpoint needs of the IOMMU in front of it."""
+
+    def translate(self, dev: Device, pasid: int) -> IommuDomain | Faulted:
+        """Return whose memory (device, PASID) reaches."""
+
+
+DRIVER_FULL = Rule(
+    "driver.numbers-exhausted",
+    "the device's driver",
+    "every number of the driver's own space is in use",
+    "{dev} carries {range}, and its driver has given them all out: {held}",
+    Errno.ENOSPC,
+    "thread 2026-05-12 Jason Gunthorpe: the driver allocates per device and never touches the global space",
+)
+NO_QUEUE = Rule(
+    "submit.no-queue",
+    "the device's driver",
+    "the process has no bond on the device",
+    "process {mm} has no queue on {dev}: nothing was bound",
+    Errno.EPERM,
+)
+NO_PORTAL = Rule(
+    "portal.none",
+    "mmap of the device's portal",
+    "the device has no portal",
+    "{dev} takes its PASID through {submit}, not through a portal",
+    Errno.ENODEV,
+)
+POSTED_IGNORED = Rule(
+    "portal.posted-ignored",
+    "the device's portal",
+    "the write is posted",
+    "the store went out, but {dev} believes the PASID of non-posted writes only: no work was done",
+    source="thread 2026-05-11 Jason Gunthorpe (11) and 2026-05-12 (15)",
+)
+POSTED_BELIEVED = Rule(
+    "portal.posted-believed",
+    "the device's portal",
+    "the device is sloppy",
+    "{dev} does not tell posted from non-posted writes and believed PASID {pasid}, which user space chose",
+    source="thread 2026-05-12 (14): must devices ignore PASIDs in ST64B?",
+)
+PORTAL_BELIEVED = Rule(
+    "portal.believed", "the device's portal", "the write is non-posted", "{dev} works under PASID {pasid} of the write"
+)
+REGISTER_USED = Rule(
+    "register.used",
+    "the device's queue register",
+    "the driver programmed the number of the process's bond",
+    "{dev} works under PASID {pasid}, which its driver programmed",
+)
+PAGE_REFUSED = Rule(
+    "dma.page-request-refused",
+    "the IOMMU, after a page request",
+    "the response was not SUCCESS, or the page is still not there",
+    "{dev} asked for {address:#x} of {mm} under PASID {pasid} to {access}, and was refused",
+)
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One device and its driver.
+
+    Attributes:
+        dev: the kernel's view of it.
+        hardware: the IOMMU in front of it.
+        submit: how a PASID reaches it.
+        sloppy: it believes the PASID of posted writes too.
+        own_numbers: what the driver has given out, when its numbers are its own.
+        number_of: the driver's number of each mm.
+        mapped: the mms that have its portal mapped.
+    """
+
+    dev: Device
+    hardware: Hardware
+    submit: Submit = Submit.REGISTER
+    sloppy: bool = False
+    own_numbers: PasidSpace = field(default_factory=PasidSpace)
+    number_of: dict[MmStruct, int] = field(default_factory=dict)
+    mapped: set[MmStruct] = field(default_factory=set)
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme that the kernel runs."""
+        scheme = self.dev.kernel.scheme
+        assert isinstance(scheme, Scheme)
+        return scheme
+
+    # --- the driver --------------------------------------------------------------------------------------------
+
+    def probe(self) -> Refusal | None:
+        """Do what the driver does when it meets the device."""
+        return None
+
+    def open(self, mm: MmStruct) -> IommuSva | Refusal:
+        """Bind the caller's mm, as the scheme lets this driver."""
+        if self.dev.kernel.profile.enable_feature and self.dev.iommu is not None:
+            refusal = iommu_dev_enable_feature_sva(self.dev)
+            if refusal:
+                return refusal
+        if self.scheme.driver_owns_pasids(self.dev):
+            return self._bind_own(mm)
+        return iommu_sva_bind_device(self.dev, mm)
+
+    def _bind_own(self, mm: MmStruct) -> IommuSva | Refusal:
+        """Bind under the lowest free number of the driver's own, the same for an mm that has one."""
+        pasid = self.number_of.get(mm) or self._free_number()
+        if pasid is None:
+            return DRIVER_FULL.refuse(dev=self.dev.name, range=pasid_range(self.dev), held=self._held())
+        handle = iommu_sva_bind_device_pasid(self.dev, mm, pasid)
+        if isinstance(handle, IommuSva) and mm not in self.number_of:
+            self.own_numbers.take(pasid)
+            self.number_of[mm] = pasid
+        return handle
+
+    def _free_number(self) -> int | None:
+        options = self.scheme.options
+        first = options.local_first if options.guard == "range" and self.dev.enqcmd_bar else 1
+        return self.own_numbers.lowest_free(first, max(self.dev.max_pasids - 1, 0))
+
+    def _held(self) -> str:
+        held = (f"{pasid} by {mm.holder}" for mm, pasid in self.number_of.items())
+        return ", ".join(held) or "there is none"
+
+    def release(self, handle: IommuSva) -> None:
+        """Stop the device's work under the bond and unbind; the last one gives the driver's number back."""
+        mm = handle.mm
+        iommu_sva_unbind_device(handle)
+        if handle.users:
+            return
+        if self.number_of.get(mm) == handle.pasid:
+            self.own_numbers.free(self.number_of.pop(mm))
+        if self.scheme.options.guard == "mmap":
+            self.mapped.discard(mm)
+
+    def mmap_portal(self, mm: MmStruct) -> Refusal | None:
+        """Map the portal into a process, if the scheme's guard lets it."""
+        if not self.dev.enqcmd_bar and self.submit is Submit.REGISTER:
+            return NO_PORTAL.refuse(dev=self.dev.name, submit=self.submit.value)
+        refusal = self.scheme.may_map_portal(self.dev, mm)
+        if refusal is None:
+            self.mapped.add(mm)
+        return refusal
+
+    # --- the device --------------------------------------------------------------------------------------------
+
+    def ring(self, mm: MmStruct, work: Work) -> Done | Verdict:
+        """Do work for the queue of a process, under the number that the driver programmed into it."""
+        bond = None if self.dev.iommu_group is None else bond_of(self.dev.iommu_group, mm)
+        if bond is None:
+            return NO_QUEUE.refuse(mm=mm.name, dev=self.dev.name)
+        self.dev.kernel.decided(REGISTER_USED, dev=self.dev.name, pasid=bond.pasid)
+        return self.access(bond.pasid, work)
+
+    def receive(self, store: Store, work: Work) -> Done | Verdict | None:
+        """Take a write to the portal; None when the device ignores it."""
+        kernel = self.dev.kernel
+        if not store.posted:
+            kernel.decided(PORTAL_BELIEVED, dev=self.dev.name, pasid=store.pasid)
+            return self.access(store.pasid, work)
+        if not self.sloppy:
+            kernel.decided(POSTED_IGNORED, dev=self.dev.name)
+            return None
+        outcome = self.access(store.pasid, work)
+        kernel.decided(POSTED_BELIEVED, dev=self.dev.name, pasid=store.pasid)
+        return outcome
+
+    def access(self, pasid: int, work: Work) -> Done | Faulted:
+        """Read or write memory under a PASID, page by page, asking for pages that are not there."""
+        domain = self.hardware.translate(self.dev, pasid)
+        if isinstance(domain, Faulted):
+            return domain
+        if domain.mm is None:
+            return self._done("kernel", pasid, work, work.data)
+        size = len(work.data) if work.access is Access.WRITE else work.size
+        moved = bytearray()
+        while len(moved) < size:
+            address = work.address + len(moved)
+            room = PAGE_SIZE - address % PAGE_SIZE
+            chunk = work.data[len(moved) : len(moved) + room] if work.access is Access.WRITE else None
+            part = self._access_page(domain.mm, pasid, address, chunk, min(room, size - len(moved)))
+            if isinstance(part, Faulted):
+                return part
+            moved += part
+        return self._done(domain.mm.name, pasid, work, bytes(moved))
+
+    def _access_page(self, mm: MmStruct, pasid: int, address: int, data: bytes | None, size: int) -> bytes | Faulted:
+        perm = READ if data is None else WRITE
+        vma = _usable_area(mm, address, perm)
+        if vma is None:
+            self._request_page(pasid, address, perm)
+            vma = _usable_area(mm, address, perm)
+        if vma is None:
+            access = "read" if data is None else "write"
+            return PAGE_REFUSED.fault(dev=self.dev.name, address=address, mm=mm.name, pasid=pasid, access=access)
+        page, offset = vma.populate(address), address % PAGE_SIZE
+        if data is not None:
+            page[offset : offset + len(data)] = data
+            return data
+        return bytes(page[offset : offset + size])
+
+    def _request_page(self, pasid: int, address: int, perm: int) -> None:
+        page = address - address % PAGE_SIZE
+        iopf.iommu_report_device_fault(self.dev, iopf.Fault(pasid, page, perm, last=True, grpid=0))
+        if self.dev.fault_param is not None:
+            iopf.iopf_queue_flush_dev(self.dev)
+
+    def _done(self, owner: str, pasid: int, work: Work, data: bytes) -> Done:
+        kernel = self.dev.kernel
+        kernel.emit(events.WorkDone(self.dev.name, pasid, owner, work.access.value, work.address, data))
+        return Done(owner, pasid, data)
+
+
+def _usable_area(mm: MmStruct, address: int, perm: int) -> Vma | None:
+    vma = mm.vma_lookup(address)
+    if vma is None or perm & ~vma.flags or not vma.is_present(address):
+        return None
+    return vma

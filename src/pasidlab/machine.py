@@ -1,0 +1,597 @@
+"""One machine from a description: kernel, IOMMUs, devices, processes; and what can be done on it.
+
+`Machine` is the one mutable root. Each verb does what its namesake in a scenario does and returns an `Outcome`: the
+result in one word, the number, and the rule with a sentence. The exact kernel calls underneath are in `linux/`.
+
+Not modelled: IOMMUs other than `mock`; time. The description is checked as a whole before anything is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pasidlab import events
+from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, ProcessSpec, check, operating_system
+from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint, Work
+from pasidlab.devices.endpoint import PORTALS, Done
+from pasidlab.drivers.mock import MockDriver
+from pasidlab.errors import Errno
+from pasidlab.hw.cpu import Instruction, descriptor
+from pasidlab.linux import iommu, iopf, prctl, sva, traps
+from pasidlab.linux import task as tasks
+from pasidlab.linux.kernel import Arch, Kernel
+from pasidlab.linux.mm import EXEC, PAGE_SIZE, READ, WRITE, MmStruct, Vma
+from pasidlab.linux.profiles import profile
+from pasidlab.linux.task import Task
+from pasidlab.rules import RULES, Faulted, Refusal, Rule, Signal, Verdict
+from pasidlab.schemes import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a verb led to.
+
+    Attributes:
+        result: "ok", an errno name, a signal name, or "fault".
+        pasid: the number of the bond, allocation or work; None when there is none.
+        rule, why: the rule that settled it, and its sentence.
+        holders: for ENOSPC, who holds each number that would have served.
+        work: what a device did to memory.
+        detail: for `show`, lines of text.
+    """
+
+    result: str
+    pasid: int | None = None
+    rule: str = ""
+    why: str = ""
+    holders: tuple[tuple[int, str], ...] = ()
+    work: Done | None = None
+    detail: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A named handle: the bond, the device it was asked of, and the open file if a driver's open made it."""
+
+    bond: sva.IommuSva
+    endpoint: Endpoint
+    file: tasks.File | None = None
+    live: bool = True
+
+
+EXITED = Rule("process.exited", "the process", "it has exited", "process {process} has exited", Errno.ESRCH)
+NO_HANDLE = Rule(
+    "handle.none", "the scenario", "the bind of that name was refused or undone", "{handle} is not bound", Errno.ENOENT
+)
+NO_NUMBER = Rule(
+    "number.none", "the scenario", "the call of that name gave no number", "{name} names no number here", Errno.ENOENT
+)
+PORTAL_UNMAPPED = Rule(
+    "portal.unmapped",
+    "the process",
+    "the portal is not mapped",
+    "{instruction} went to an address where process {mm} has no portal of {dev}",
+)
+HANDOFF_NO_NUMBER = Rule(
+    "handoff.no-number",
+    "the first device",
+    "the process has no bond on it",
+    "{dev} has no number for process {mm} that it could pass on",
+    Errno.EPERM,
+)
+HANDED_OFF = Rule(
+    "handoff.used",
+    "the second device",
+    "it was told which PASID to use",
+    "{second} was told PASID {pasid} by {first}",
+    source="thread 2023-08-02 and 2026-04-28 Jason Gunthorpe (6): one number for DSA and IAA (R15)",
+)
+GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, iommu.ALLOC_GLOBAL_NONE.id})
+
+
+class Machine:
+    """A running machine under one scheme; see the module docstring."""
+
+    def __init__(self, spec: MachineSpec, scheme: Scheme) -> None:
+        check(spec)
+        switched = profile(spec.kernel).with_switches(dict(spec.switches))
+        self.spec = spec
+        self.scheme = scheme
+        self.os = operating_system(spec)
+        arch = Arch.X86 if isinstance(self.os, traps.X86Os) else Arch.ARM64
+        self.kernel = Kernel(scheme, switched, arch)
+        self.kernel.enqcmd_like = self.os.enqcmd_like
+        self.kernel.force_tagged_sva = spec.cpu.force_tagged_sva
+        self.driver = MockDriver(self.kernel)
+        self.iommus = {s.name: self._make_iommu(s) for s in spec.iommu}
+        self.groups: dict[str, iommu.IommuGroup] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.processes: dict[str, Task] = {}
+        self.bindings: dict[str, Binding] = {}
+        self.numbers: dict[str, int | None] = {}
+        self.domains: dict[tuple[iommu.IommuGroup, int], iommu.IommuDomain] = {}
+        self.pids: dict[str, int] = {}
+        self._decision: events.Decided | None = None
+        self.kernel.observers.append(self._observe)
+        for device in spec.device:
+            self.endpoints[device.name] = self._make_endpoint(device)
+        for process in spec.process:
+            self._start(process)
+
+    # --- putting together --------------------------------------------------------------------------------------
+
+    def _make_iommu(self, spec: IommuSpec) -> iommu.IommuDevice:
+        bound = 1 << spec.pasid_bits if spec.max_pasids is None else spec.max_pasids
+        return self.driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
+
+    def _make_endpoint(self, spec: DeviceSpec) -> Endpoint:
+        pci = spec.kind != "narrow"
+        dev = iommu.Device(
+            self.kernel,
+            spec.name,
+            pci=pci,
+            pasid_num_bits=None if pci else spec.pasid_bits,
+            pci_pasid_width=spec.pasid_bits if pci else None,
+            physfn=self.endpoints[spec.physfn].dev if spec.physfn else None,
+            enqcmd_bar=spec.submits in PORTALS,
+            owns_pasids=spec.pasids == "local",
+        )
+        if spec.iommu is not None:
+            group = self.groups.setdefault(
+                spec.group or f"{spec.name} alone", iommu.IommuGroup(spec.group or spec.name)
+            )
+            iommu.iommu_probe_device(dev, self.iommus[spec.iommu], group)
+            self.driver.probe_device(dev)
+        endpoint = self._endpoint_of_kind(spec, dev)
+        endpoint.probe()
+        return endpoint
+
+    def _endpoint_of_kind(self, spec: DeviceSpec, dev: iommu.Device) -> Endpoint:
+        if spec.is_idxd:
+            return Idxd(
+                dev, self.driver, spec.submits, spec.sloppy, queue=spec.queue, takes_kernel_pasid=spec.kernel_pasid
+            )
+        kind = Narrow if spec.kind == "narrow" else PcieEndpoint
+        return kind(dev, self.driver, spec.submits, spec.sloppy)
+
+    def _start(self, spec: ProcessSpec) -> None:
+        mm = MmStruct(self.kernel, spec.name, spec.user)
+        mm.vmas = process_memory(spec.name)
+        self.processes[spec.name] = Task(self.kernel, spec.name, mm, self._new_pid(spec.pidns), spec.pidns)
+
+    def _new_pid(self, pidns: str) -> int:
+        self.pids[pidns] = self.pids.get(pidns, 0) + 1
+        return self.pids[pidns]
+
+    # --- outcomes ----------------------------------------------------------------------------------------------
+
+    def _observe(self, event: events.Event) -> None:
+        if isinstance(event, events.Decided):
+            self._decision = event
+
+    def _settle(self, value: Verdict | Done | object | None, pasid: int | None = None, **more: Any) -> Outcome:
+        """Turn what a call returned into an outcome, with the last rule that was reported on the way."""
+        decision, self._decision = self._decision, None
+        if isinstance(value, Verdict):
+            return Outcome(value.result, rule=value.rule.id, why=value.why, **more)
+        rule, why = "", ""
+        if decision is not None:
+            rule, why = decision.rule, RULES[decision.rule].sentence(decision.facts)
+        if isinstance(value, Done):
+            return Outcome("ok", value.pasid, rule, why, work=value, **more)
+        return Outcome("ok", pasid, rule, why, **more)
+
+    def _settle_for(self, value: Verdict | object | None, endpoint: Endpoint, pasid: int | None = None) -> Outcome:
+        """As `_settle`, with the holders of a full space."""
+        if not isinstance(value, Refusal) or value.errno is not Errno.ENOSPC:
+            return self._settle(value, pasid)
+        holders = tuple(self._holders(value.rule.id, endpoint))
+        outcome = self._settle(value, holders=holders)
+        if value.rule.id not in GLOBAL_SPACE_FULL or not holders:
+            return outcome
+        why = f"{outcome.why}; {holder_text(holders)}"
+        return Outcome(outcome.result, rule=outcome.rule, why=why, holders=holders)
+
+    def _holders(self, rule: str, endpoint: Endpoint) -> Iterator[tuple[int, str]]:
+        dev = endpoint.dev
+        if rule in GLOBAL_SPACE_FULL:
+            yield from (held for held in self.kernel.holders() if held[0] < dev.max_pasids)
+        elif dev.iommu_group is not None:
+            for pasid in sorted(dev.iommu_group.pasid_array):
+                yield pasid, iommu.slot_text(dev.iommu_group, pasid)
+
+    def _task(self, process: str) -> Task | Refusal:
+        task = self.processes[process]
+        return EXITED.refuse(process=process) if task.mm is None else task
+
+    # --- binds -------------------------------------------------------------------------------------------------
+
+    def bind(self, device: str, process: str, handle: str | None = None) -> Outcome:
+        """Open the device: its driver binds the process as the scheme lets it; the file keeps the bond."""
+        task = self._task(process)
+        if isinstance(task, Refusal):
+            return self._settle(task)
+        endpoint = self.endpoints[device]
+        assert task.mm is not None
+        bond = endpoint.open(task.mm)
+        if isinstance(bond, Refusal):
+            return self._settle_for(bond, endpoint)
+        binding = Binding(bond, endpoint)
+        binding.file = tasks.File(device, lambda: self._release(binding))
+        task.files.files.append(binding.file)
+        return self._bound(binding, handle or f"{device}/{process}")
+
+    def bind_device(self, device: str, process: str, handle: str | None = None) -> Outcome:
+        """`iommu_sva_bind_device(dev, mm)`."""
+        return self._bind_exactly(device, process, handle, sva.iommu_sva_bind_device)
+
+    def bind_device_pasid(self, device: str, process: str, pasid: int, handle: str | None = None) -> Outcome:
+        """`iommu_sva_bind_device_pasid(dev, mm, pasid)`."""
+        call = sva.iommu_sva_bind_device_pasid
+        return self._bind_exactly(device, process, handle, lambda dev, mm: call(dev, mm, pasid))
+
+    def _bind_exactly(
+        self,
+        device: str,
+        process: str,
+        handle: str | None,
+        call: Callable[[iommu.Device, MmStruct], sva.IommuSva | Refusal],
+    ) -> Outcome:
+        task = self._task(process)
+        if isinstance(task, Refusal):
+            return self._settle(task)
+        endpoint = self.endpoints[device]
+        assert task.mm is not None
+        bond = call(endpoint.dev, task.mm)
+        if isinstance(bond, Refusal):
+            return self._settle_for(bond, endpoint)
+        return self._bound(Binding(bond, endpoint), handle or f"{device}/{process}")
+
+    def _bound(self, binding: Binding, handle: str) -> Outcome:
+        self.bindings[handle] = binding
+        return self._settle(None, sva.iommu_sva_get_pasid(binding.bond))
+
+    def unbind(self, handle: str) -> Outcome:
+        """Undo a bind by its name; one that a driver's open made is closed in every process that has the file."""
+        binding = self.bindings.get(handle)
+        if binding is None or not binding.live:
+            return self._settle(NO_HANDLE.refuse(handle=handle))
+        for task in self.processes.values():
+            if binding.file in task.files.files:
+                task.files.files.remove(binding.file)
+        self._release(binding)
+        return self._settle(None, binding.bond.pasid)
+
+    def _release(self, binding: Binding) -> None:
+        binding.live = False
+        if binding.file is None:
+            sva.iommu_sva_unbind_device(binding.bond)
+        else:
+            binding.endpoint.release(binding.bond)
+
+    # --- numbers and attachments -------------------------------------------------------------------------------
+
+    def alloc_global(self, device: str, name: str | None = None) -> Outcome:
+        """`iommu_alloc_global_pasid(dev)` by a kernel module."""
+        endpoint = self.endpoints[device]
+        dev = endpoint.dev
+        pasid = iommu.iommu_alloc_global_pasid(dev)
+        if pasid == iommu.IOMMU_PASID_INVALID:
+            if name:
+                self.numbers[name] = None
+            refusal = iommu.ALLOC_GLOBAL_NONE.refuse(dev=dev.name, range=iommu.pasid_range(dev))
+            return self._settle_for(refusal, endpoint)
+        self.kernel.global_users[pasid] = f"a module for {device}"
+        if name:
+            self.numbers[name] = pasid
+        self.kernel.decided(iommu.ALLOC_GLOBAL, dev=device, pasid=pasid)
+        return self._settle(None, pasid)
+
+    def free_global(self, pasid: int | str) -> Outcome:
+        """`iommu_free_global_pasid(pasid)`."""
+        number = self._number(pasid)
+        if isinstance(number, Refusal):
+            return self._settle(number)
+        iommu.iommu_free_global_pasid(self.kernel, number)
+        return self._settle(None, number)
+
+    def _number(self, pasid: int | str) -> int | Refusal:
+        """Resolve a number that may be the name of an allocation or of a handle, live or not."""
+        if isinstance(pasid, int):
+            return pasid
+        if pasid in self.bindings:
+            return self.bindings[pasid].bond.pasid
+        number = self.numbers.get(pasid)
+        return NO_NUMBER.refuse(name=pasid) if number is None else number
+
+    def attach(self, device: str, pasid: int | str, *, with_handle: bool = True) -> Outcome:
+        """`iommu_attach_device_pasid()` of a kernel-managed domain of its own."""
+
+        def call(dev: iommu.Device, number: int) -> Refusal | None:
+            domain = self._paging_domain(dev)
+            if isinstance(domain, Refusal):
+                return domain
+            handle = iommu.AttachHandle() if with_handle else None
+            refusal = iommu.iommu_attach_device_pasid(domain, dev, number, handle)
+            if refusal is None:
+                self._remember(dev, number, domain)
+                self.kernel.decided(iommu.ATTACH_DONE, dev=dev.name, pasid=number)
+            return refusal
+
+        return self._with_number(device, pasid, call)
+
+    def detach(self, device: str, pasid: int | str) -> Outcome:
+        """`iommu_detach_device_pasid()` of what `attach` attached."""
+
+        def call(dev: iommu.Device, number: int) -> Refusal | None:
+            assert dev.iommu_group is not None
+            domain = self.domains.pop((dev.iommu_group, number), None)
+            if domain is None:
+                return NO_HANDLE.refuse(handle=f"{number} of {dev.name}")
+            iommu.iommu_detach_device_pasid(domain, dev, number)
+            sva.iommu_domain_free(domain)
+            return None
+
+        return self._with_number(device, pasid, call)
+
+    def replace(self, device: str, pasid: int | str) -> Outcome:
+        """`iommu_replace_device_pasid()` with a new kernel-managed domain."""
+
+        def call(dev: iommu.Device, number: int) -> Refusal | None:
+            domain = self._paging_domain(dev)
+            if isinstance(domain, Refusal):
+                return domain
+            refusal = iommu.iommu_replace_device_pasid(domain, dev, number, iommu.AttachHandle())
+            if refusal is None:
+                self._remember(dev, number, domain)
+                self.kernel.decided(iommu.REPLACE_DONE, dev=dev.name, pasid=number)
+            return refusal
+
+        return self._with_number(device, pasid, call)
+
+    def attach_any(self, device: str, name: str | None = None) -> Outcome:
+        """`iommu_attach_device_pasid_any()` of a kernel-managed domain."""
+        endpoint = self.endpoints[device]
+        domain = self._paging_domain(endpoint.dev)
+        if isinstance(domain, Refusal):
+            return self._settle(domain)
+        pasid = self.scheme.attach_device_pasid_any(domain, endpoint.dev)
+        if name:
+            self.numbers[name] = None if isinstance(pasid, Refusal) else pasid
+        if isinstance(pasid, Refusal):
+            return self._settle_for(pasid, endpoint)
+        self._remember(endpoint.dev, pasid, domain)
+        return self._settle(None, pasid)
+
+    def _with_number(
+        self, device: str, pasid: int | str, call: Callable[[iommu.Device, int], Refusal | None]
+    ) -> Outcome:
+        number = self._number(pasid)
+        if isinstance(number, Refusal):
+            return self._settle(number)
+        return self._settle(call(self.endpoints[device].dev, number), number)
+
+    def _paging_domain(self, dev: iommu.Device) -> iommu.IommuDomain | Refusal:
+        if dev.iommu is None or dev.ops.domain_alloc_paging is None:
+            return iommu.ATTACH_NO_GROUP.refuse(dev=dev.name)
+        return dev.ops.domain_alloc_paging(dev)
+
+    def _remember(self, dev: iommu.Device, pasid: int, domain: iommu.IommuDomain) -> None:
+        assert dev.iommu_group is not None
+        old = self.domains.get((dev.iommu_group, pasid))
+        self.domains[dev.iommu_group, pasid] = domain
+        if old is not None:
+            sva.iommu_domain_free(old)
+
+    # --- processes ---------------------------------------------------------------------------------------------
+
+    def _with_task(self, process: str, call: Callable[[Task], Refusal | None]) -> Outcome:
+        task = self._task(process)
+        return self._settle(task if isinstance(task, Refusal) else call(task))
+
+    def fork(self, process: str, child: str) -> Outcome:
+        """Start a child process with a copy of the memory, and the parent's open files."""
+
+        def call(task: Task) -> None:
+            self.processes[child] = tasks.fork(task, child, self._new_pid(task.pidns))
+
+        return self._with_task(process, call)
+
+    def clone(self, process: str, child: str) -> Outcome:
+        """Start a thread: CLONE_VM and CLONE_FILES."""
+
+        def call(task: Task) -> None:
+            self.processes[child] = tasks.clone_vm(task, child, self._new_pid(task.pidns))
+
+        return self._with_task(process, call)
+
+    def exec(self, process: str) -> Outcome:
+        """Replace the address space."""
+
+        def call(task: Task) -> None:
+            name = f"{process} after exec"
+            tasks.exec_(task, name)
+            assert task.mm is not None
+            task.mm.vmas = process_memory(name)
+
+        return self._with_task(process, call)
+
+    def exit(self, process: str) -> Outcome:
+        """End a process or thread: its memory first, then its files."""
+        return self._with_task(process, tasks.do_exit)
+
+    def enable_lam(self, process: str) -> Outcome:
+        """`arch_prctl(ARCH_ENABLE_TAGGED_ADDR)`."""
+        return self._with_task(process, prctl.prctl_enable_tagged_addr)
+
+    # --- work --------------------------------------------------------------------------------------------------
+
+    def mmap_portal(self, process: str, device: str) -> Outcome:
+        """Map the device's portal into a process."""
+
+        def call(task: Task) -> Refusal | None:
+            assert task.mm is not None
+            return self.endpoints[device].mmap_portal(task.mm)
+
+        return self._with_task(process, call)
+
+    def submit(
+        self, process: str, device: str, instruction: Instruction | None, work: Work, *, claims: int | str = 0
+    ) -> Outcome:
+        """Let a process submit work: by an instruction to the portal, or (None) to the queue its driver programmed.
+
+        `claims` is the number that user space writes into bits 31:0 of the 64 bytes.
+        """
+        task = self._task(process)
+        if isinstance(task, Refusal):
+            return self._settle(task)
+        endpoint, mm = self.endpoints[device], task.mm
+        assert mm is not None
+        if instruction is None:
+            return self._settle(endpoint.ring(mm, work))
+        claimed = self._number(claims)
+        if isinstance(claimed, Refusal):
+            return self._settle(claimed)
+        store = self.os.execute(task, instruction, descriptor(claimed))
+        if isinstance(store, Verdict):
+            return self._settle(store)
+        if mm not in endpoint.mapped:
+            facts = {"instruction": instruction.value.upper(), "mm": mm.name, "dev": device}
+            return self._settle(PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts))
+        return self._settle(endpoint.receive(store, work))
+
+    def dma(self, device: str, pasid: int | str, work: Work) -> Outcome:
+        """Let a device access memory under a number that it has, from wherever."""
+        number = self._number(pasid)
+        if isinstance(number, Refusal):
+            return self._settle(number)
+        return self._settle(self.endpoints[device].access(number, work))
+
+    def handoff(self, first: str, second: str, process: str, work: Work) -> Outcome:
+        """Let one device work for a process and tell a second one which PASID to use for the rest."""
+        task = self._task(process)
+        if isinstance(task, Refusal):
+            return self._settle(task)
+        dev = self.endpoints[first].dev
+        assert task.mm is not None
+        bond = None if dev.iommu_group is None else sva.bond_of(dev.iommu_group, task.mm)
+        if bond is None:
+            return self._settle(HANDOFF_NO_NUMBER.refuse(dev=first, mm=task.mm.name))
+        outcome = self.endpoints[second].access(bond.pasid, work)
+        self.kernel.decided(HANDED_OFF, first=first, second=second, pasid=bond.pasid)
+        return self._settle(outcome)
+
+    # --- faults, resets, failures ------------------------------------------------------------------------------
+
+    def page_request(self, device: str, pasid: int | str | None, fault: Callable[[int | None], iopf.Fault]) -> Outcome:
+        """Deliver one page request of a device and run the workers; the result is the answer that went out."""
+        number = None if pasid is None else self._number(pasid)
+        if isinstance(number, Refusal):
+            return self._settle(number)
+        dev = self.endpoints[device].dev
+        answers: list[int] = []
+
+        def listen(event: events.Event) -> None:
+            if isinstance(event, events.PageResponded):
+                answers.append(event.code)
+
+        self.kernel.observers.append(listen)
+        try:
+            refusal = iopf.iommu_report_device_fault(dev, fault(number))
+            if dev.fault_param is not None:
+                iopf.iopf_queue_flush_dev(dev)
+        finally:
+            self.kernel.observers.remove(listen)
+        if refusal is None and answers and answers[-1] != iopf.ResponseCode.SUCCESS:
+            decision, self._decision = self._decision, None
+            assert decision is not None
+            return self._settle(Faulted(RULES[decision.rule], decision.facts))
+        return self._settle(refusal, number)
+
+    def discard(self, name: str) -> Outcome:
+        """`iopf_queue_discard_partial()` of an IOMMU, as after an overflow."""
+        return self._settle(iopf.iopf_queue_discard_partial(self.iommus[name].iopf_queue))
+
+    def reset_prepare(self, device: str) -> Outcome:
+        """`pci_dev_reset_iommu_prepare()`."""
+        return self._settle(iommu.pci_dev_reset_iommu_prepare(self.endpoints[device].dev))
+
+    def reset_done(self, device: str) -> Outcome:
+        """`pci_dev_reset_iommu_done()`."""
+        iommu.pci_dev_reset_iommu_done(self.endpoints[device].dev)
+        return self._settle(None)
+
+    def claim_dma_owner(self, device: str, owner: str = "vfio") -> Outcome:
+        """`iommu_device_claim_dma_owner()`."""
+        return self._settle(iommu.iommu_device_claim_dma_owner(self.endpoints[device].dev, owner))
+
+    def invalidate_kva(self) -> Outcome:
+        """`iommu_sva_invalidate_kva_range()`; the detail lists the address spaces that were reached."""
+        reached: list[str] = []
+
+        def listen(event: events.Event) -> None:
+            if isinstance(event, events.KvaInvalidated):
+                reached.append(event.mm)
+
+        self.kernel.observers.append(listen)
+        sva.iommu_sva_invalidate_kva_range(self.kernel, 1 << 63, (1 << 64) - 1)
+        self.kernel.observers.remove(listen)
+        return self._settle(None, detail=(f"reached: {', '.join(reached) or 'none'}",))
+
+    def fail_next(self, device: str, call: str, errno: Errno) -> Outcome:
+        """Let the next such call of the device's IOMMU driver fail; `memory` fails the next allocation anywhere."""
+        dev = self.endpoints[device].dev
+        if call == "set_dev_pasid":
+            self.driver.fail_set[dev] = errno
+        elif call == "domain_alloc_sva":
+            self.driver.fail_alloc[dev] = errno
+        else:
+            self.kernel.fail_allocation = 1
+        return self._settle(None)
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    def show(self, process: str | None = None, device: str | None = None) -> Outcome:
+        """Tell the state of a process or a device; without either, that of the global space."""
+        if process is not None:
+            return self._settle(None, detail=(self._process_text(process),))
+        if device is not None:
+            return self._settle(None, detail=tuple(self._device_text(device)))
+        held = tuple(f"{pasid}: {holder}" for pasid, holder in self.kernel.holders())
+        return self._settle(None, detail=held or ("the global space is empty",))
+
+    def _process_text(self, process: str) -> str:
+        task = self.processes[process]
+        if task.mm is None:
+            return f"{process}: exited"
+        pasid = sva.mm_get_enqcmd_pasid(task.mm)
+        number = "no number" if pasid == iommu.IOMMU_PASID_INVALID else f"number {pasid}"
+        loaded = (
+            f"IA32_PASID {task.x86.ia32_pasid:#x}"
+            if self.kernel.arch is Arch.X86
+            else (f"ACCDATA_EL1 {task.arm64.accdata_el1:#x}")
+        )
+        where = f"pid {task.pid} in pid namespace {task.pidns}"
+        return f"{process}: {where}, {number} for ENQCMD and its like, {loaded}"
+
+    def _device_text(self, device: str) -> Iterator[str]:
+        dev = self.endpoints[device].dev
+        yield f"{device} carries {iommu.pasid_range(dev)}"
+        if dev.iommu_group is not None:
+            for pasid in sorted(dev.iommu_group.pasid_array):
+                yield f"{pasid}: {iommu.slot_text(dev.iommu_group, pasid)}"
+
+
+def holder_text(holders: tuple[tuple[int, str], ...], most: int = 8) -> str:
+    """List holders in words."""
+    text = ", ".join(f"{pasid} is held by {holder}" for pasid, holder in holders[:most])
+    return text if len(holders) <= most else f"{text}, and {len(holders) - most} more"
+
+
+def process_memory(name: str) -> list[Vma]:
+    """Return what a process has: RW, R, RX and one area without rights, four pages each, filled with its name."""
+    fill = f"{name} ".encode()
+    areas = {0x1000_0000: READ | WRITE, 0x2000_0000: READ, 0x3000_0000: READ | EXEC, 0x5000_0000: 0}
+    return [Vma(start, 4 * PAGE_SIZE, flags, fill) for start, flags in areas.items()]

@@ -1,0 +1,176 @@
+"""Run a scenario under one scheme or several, and hold each step against what was expected."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pasidlab.errors import InputError
+from pasidlab.linux.profiles import profile
+from pasidlab.machine import Machine, Outcome
+from pasidlab.rules import RULES
+from pasidlab.scenario import NOBODY, Scenario, Step
+from pasidlab.schemes import SCHEMES, Scheme, find_schemes
+
+T = TypeVar("T", int, str)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step under one scheme; `number` counts from 1, `unmet` says what was expected and did not come."""
+
+    number: int
+    do: str
+    subject: str
+    outcome: Outcome
+    unmet: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> str:
+        """The result in one word."""
+        return self.outcome.result
+
+    def as_dict(self, scheme: str) -> dict[str, Any]:
+        """Return the step as `pasidlab run --json` prints it."""
+        outcome, work = self.outcome, self.outcome.work
+        rule = RULES.get(outcome.rule)
+        return {
+            "scheme": scheme,
+            "step": self.number,
+            "do": self.do,
+            "subject": self.subject,
+            "result": outcome.result,
+            "pasid": outcome.pasid,
+            "rule": outcome.rule or None,
+            "source": rule.source if rule and rule.source else None,
+            "why": outcome.why,
+            "holders": [{"pasid": pasid, "holder": holder} for pasid, holder in outcome.holders],
+            "work": None if work is None else {"owner": work.owner, "pasid": work.pasid, "data": _text(work.data)},
+            "detail": list(outcome.detail),
+            "unmet": list(self.unmet),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A scenario under one scheme."""
+
+    title: str
+    scheme: str
+    kernel: str
+    steps: list[StepReport] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool:
+        """Whether every expectation was met."""
+        return not any(step.unmet for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as `pasidlab run --json` prints it."""
+        unmet = sum(bool(step.unmet) for step in self.steps)
+        return {
+            "scheme": self.scheme,
+            "summary": True,
+            "title": self.title,
+            "kernel": self.kernel,
+            "steps": len(self.steps),
+            "unmet": unmet,
+            "met": self.met,
+        }
+
+
+def run(
+    scenario: Scenario | str | Path,
+    schemes: str | Iterable[type[Scheme]] | None = None,
+    *,
+    kernel: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> list[Report]:
+    """Run a scenario, or the file of one, under each scheme; the order is that of `schemes`.
+
+    `schemes` is a name, a comma-separated list, "all", FILE.py:CLASS, or classes; None is the scenario's own.
+    `kernel` and `options` override the scenario's. Raises InputError for bad input, and for a user's scheme
+    that raises.
+    """
+    if not isinstance(scenario, Scenario):
+        scenario = Scenario.load(scenario)
+    classes = find_schemes(schemes or scenario.scheme) if schemes is None or isinstance(schemes, str) else list(schemes)
+    if kernel is not None:
+        profile(kernel)
+        scenario = msgspec.structs.replace(scenario, kernel=kernel)
+    if options:
+        scenario = msgspec.structs.replace(scenario, options=msgspec.structs.replace(scenario.options, **options))
+    _check_scheme_names(scenario, {scheme.name for scheme in classes})
+    return [_run_one(scenario, scheme) for scheme in classes]
+
+
+def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
+    report = Report(scenario.title, scheme.name, scenario.kernel)
+    with _blamed(scheme):
+        machine = Machine(scenario, scheme(scenario.options))
+    for number, step in enumerate(scenario.step, start=1):
+        with _blamed(scheme):
+            outcome = step.perform(machine)
+        unmet = tuple(_unmet(step, outcome, scheme.name))
+        report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet))
+    return report
+
+
+class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
+    """Turn an exception out of a user's scheme into an InputError that names file, line and class."""
+
+    def __init__(self, scheme: type[Scheme]) -> None:
+        self.scheme = scheme
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        builtin = self.scheme in SCHEMES.values()
+        if builtin or not isinstance(error, Exception) or isinstance(error, InputError):
+            return
+        frames = traceback.extract_tb(trace)
+        own = [frame for frame in frames if "pasidlab_user_scheme" in str(self.scheme.__module__)] or list(frames)
+        frame = own[-1]
+        name = f"{self.scheme.__name__}"
+        raise InputError(
+            f"scheme {name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}, "
+            f"in {frame.name})"
+        ) from error
+
+
+def _check_scheme_names(scenario: Scenario, running: set[str]) -> None:
+    known = running | set(SCHEMES)
+    for index, step in enumerate(scenario.step):
+        for key in ("expect", "expect_pasid", "expect_work"):
+            table = getattr(step, key)
+            unknown = sorted(set(table) - known) if isinstance(table, dict) else []
+            if unknown:
+                listed = ", ".join(sorted(known))
+                raise InputError(f"step[{index}].{key}.{unknown[0]}: no such scheme; known here: {listed}")
+
+
+def _unmet(step: Step, outcome: Outcome, scheme: str) -> Iterable[str]:
+    expected = _for_scheme(step.expect, scheme)
+    if expected is not None and expected != outcome.result:
+        yield f"expected {expected}"
+    number = _for_scheme(step.expect_pasid, scheme)
+    if number is not None and number != outcome.pasid:
+        yield f"expected PASID {number}"
+    owner = _for_scheme(step.expect_work, scheme)
+    touched = NOBODY if outcome.work is None else outcome.work.owner
+    if owner is not None and owner != touched:
+        yield f"expected work in the memory of {owner}, not {touched}"
+
+
+def _for_scheme(expected: T | dict[str, T] | None, scheme: str) -> T | None:
+    return expected.get(scheme) if isinstance(expected, dict) else expected
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,536 @@
+"""A scenario: a machine and steps, read from TOML; each verb is one structure that knows how to be done.
+
+Unknown keys, wrong types and names that name nothing are errors that say where, what stood there and what is
+allowed. Every step may carry expectations: one value, or a table by scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta, Struct, field
+
+from pasidlab.decode import convert, read_toml
+from pasidlab.description import MachineSpec, Name, check
+from pasidlab.devices import Access, Work
+from pasidlab.errors import Errno, InputError
+from pasidlab.hw.cpu import Instruction
+from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault
+from pasidlab.linux.profiles import profile
+from pasidlab.machine import Machine, Outcome
+from pasidlab.rules import Signal
+
+Pasid = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+PasidOrName = Pasid | Name
+Address = Annotated[int, Meta(ge=0)]
+
+RESULTS = ("ok", "fault", *(e.name for e in Errno), *(s.value for s in Signal))
+"""Every result that a step can have."""
+
+NOBODY = "nobody"
+"""In `expect_work`: no memory was touched."""
+
+
+class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="do"):
+    """What every step may have.
+
+    Attributes:
+        expect: the result that must come; by scheme, a scheme that is not named may have any.
+        expect_pasid: the number that must come.
+        expect_work: whose memory must have been touched: a process, "kernel", or "nobody".
+        note: text for the reader.
+    """
+
+    expect: str | dict[str, str] | None = None
+    expect_pasid: int | dict[str, int] | None = None
+    expect_work: str | dict[str, str] | None = None
+    note: str = ""
+
+    uses: ClassVar[dict[str, str]] = {}
+    """Keys that name something, with the kind of thing: device, process, iommu, handle, number."""
+    makes: ClassVar[str] = ""
+    """What the key `as` gives a name to: handle, number or process."""
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Do the step."""
+        raise NotImplementedError
+
+    @property
+    def verb(self) -> str:
+        """The value of the key `do`."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def subject(self) -> str:
+        """The names that the step is about, for a report."""
+        parts = [str(getattr(self, key)) for key in self.uses if getattr(self, key, None) is not None]
+        return " ".join(parts)
+
+
+_DEVICE, _PROCESS = {"device": "device"}, {"process": "process"}
+
+
+class Bind(Step, frozen=True, tag="bind"):
+    """What the device's driver does under the scheme at hand."""
+
+    device: Name
+    process: Name
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = _DEVICE | _PROCESS
+    makes: ClassVar = "handle"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Open the device."""
+        return machine.bind(self.device, self.process, self.as_)
+
+
+class BindDevice(Step, frozen=True, tag="bind_device"):
+    """The exact call iommu_sva_bind_device()."""
+
+    device: Name
+    process: Name
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = _DEVICE | _PROCESS
+    makes: ClassVar = "handle"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Call it."""
+        return machine.bind_device(self.device, self.process, self.as_)
+
+
+class BindDevicePasid(Step, frozen=True, tag="bind_device_pasid"):
+    """The exact call iommu_sva_bind_device_pasid()."""
+
+    device: Name
+    process: Name
+    pasid: Pasid
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = _DEVICE | _PROCESS
+    makes: ClassVar = "handle"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Call it."""
+        return machine.bind_device_pasid(self.device, self.process, self.pasid, self.as_)
+
+
+class Unbind(Step, frozen=True, tag="unbind"):
+    """Undo a bind."""
+
+    handle: Name
+    uses: ClassVar = {"handle": "handle"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Unbind."""
+        return machine.unbind(self.handle)
+
+
+class AllocGlobal(Step, frozen=True, tag="alloc_global"):
+    """A kernel module takes a number with iommu_alloc_global_pasid()."""
+
+    device: Name
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = _DEVICE
+    makes: ClassVar = "number"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Take it."""
+        return machine.alloc_global(self.device, self.as_)
+
+
+class FreeGlobal(Step, frozen=True, tag="free_global"):
+    """A kernel module gives a number back."""
+
+    pasid: PasidOrName
+    uses: ClassVar = {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Give it back."""
+        return machine.free_global(self.pasid)
+
+
+class Attach(Step, frozen=True, tag="attach"):
+    """Attach a kernel-managed domain to a PASID; `with_handle = false` as for kernel DMA."""
+
+    device: Name
+    pasid: PasidOrName
+    with_handle: bool = True
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Attach."""
+        return machine.attach(self.device, self.pasid, with_handle=self.with_handle)
+
+
+class Detach(Step, frozen=True, tag="detach"):
+    """Detach what `attach` or `attach_any` attached."""
+
+    device: Name
+    pasid: PasidOrName
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Detach."""
+        return machine.detach(self.device, self.pasid)
+
+
+class Replace(Step, frozen=True, tag="replace"):
+    """Replace what is attached by a new kernel-managed domain."""
+
+    device: Name
+    pasid: PasidOrName
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Replace."""
+        return machine.replace(self.device, self.pasid)
+
+
+class AttachAny(Step, frozen=True, tag="attach_any"):
+    """Attach a kernel-managed domain to any number, with the RFC's call."""
+
+    device: Name
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = _DEVICE
+    makes: ClassVar = "number"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Attach."""
+        return machine.attach_any(self.device, self.as_)
+
+
+class Fork(Step, frozen=True, tag="fork"):
+    """Start a child process."""
+
+    process: Name
+    as_: Name = field(name="as")
+    uses: ClassVar = _PROCESS
+    makes: ClassVar = "process"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Fork."""
+        return machine.fork(self.process, self.as_)
+
+
+class Clone(Step, frozen=True, tag="clone"):
+    """Start a thread (CLONE_VM)."""
+
+    process: Name
+    as_: Name = field(name="as")
+    uses: ClassVar = _PROCESS
+    makes: ClassVar = "process"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Clone."""
+        return machine.clone(self.process, self.as_)
+
+
+class Exec(Step, frozen=True, tag="exec"):
+    """Replace the process's address space."""
+
+    process: Name
+    uses: ClassVar = _PROCESS
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Exec."""
+        return machine.exec(self.process)
+
+
+class Exit(Step, frozen=True, tag="exit"):
+    """End a process or thread."""
+
+    process: Name
+    uses: ClassVar = _PROCESS
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Exit."""
+        return machine.exit(self.process)
+
+
+class EnableLam(Step, frozen=True, tag="enable_lam"):
+    """Turn x86 LAM on for a process."""
+
+    process: Name
+    uses: ClassVar = _PROCESS
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Call arch_prctl."""
+        return machine.enable_lam(self.process)
+
+
+class MmapPortal(Step, frozen=True, tag="mmap_portal"):
+    """Map a device's portal into a process."""
+
+    process: Name
+    device: Name
+    uses: ClassVar = _PROCESS | _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Map."""
+        return machine.mmap_portal(self.process, self.device)
+
+
+class Job(Step, frozen=True, kw_only=True):
+    """A step that lets a device work; by default it writes at the start of the read-write area."""
+
+    access: Access = Access.WRITE
+    address: Address = 0x1000_0000
+    data: Annotated[str, Meta(max_length=65536)] = "work"
+    size: Annotated[int, Meta(ge=1, le=65536)] = 16
+
+    @property
+    def work(self) -> Work:
+        """The job itself."""
+        return Work(self.access, self.address, self.data.encode(), self.size)
+
+
+class Submit(Job, frozen=True, tag="submit"):
+    """A process submits work. Without `instruction` it goes to the queue that the device's driver programmed.
+
+    `claims` is the number that user space writes where the device looks for the PASID.
+    """
+
+    process: Name
+    device: Name
+    instruction: Instruction | None = None
+    claims: Annotated[int, Meta(ge=0, le=0xF_FFFF)] | Name = 0
+    uses: ClassVar = _PROCESS | _DEVICE | {"claims": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Submit."""
+        return machine.submit(self.process, self.device, self.instruction, self.work, claims=self.claims)
+
+    @property
+    def subject(self) -> str:
+        """The names, and how."""
+        return f"{self.process} {self.device} {self.instruction.value if self.instruction else 'register'}"
+
+
+class Dma(Job, frozen=True, tag="dma"):
+    """A device accesses memory under a number that it has."""
+
+    device: Name
+    pasid: PasidOrName
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Access."""
+        return machine.dma(self.device, self.pasid, self.work)
+
+
+class Handoff(Job, frozen=True, tag="handoff"):
+    """A device that works for a process tells a second one which PASID to use."""
+
+    from_: Name = field(name="from")
+    to: Name
+    process: Name
+    uses: ClassVar = {"from_": "device", "to": "device", "process": "process"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Hand off."""
+        return machine.handoff(self.from_, self.to, self.process, self.work)
+
+
+PERMS = {"r": PERM_READ, "w": PERM_WRITE, "x": PERM_EXEC, "p": PERM_PRIV}
+
+
+class PageRequest(Step, frozen=True, tag="page_request"):
+    """A device asks for a page; `perm` of the letters r, w, x and p (privileged); without `pasid` for its RID."""
+
+    device: Name
+    pasid: PasidOrName | None = None
+    address: Address = 0x1000_0000
+    perm: Annotated[str, Meta(pattern="^[rwxp]*$")] = "r"
+    last: bool = True
+    group: Annotated[int, Meta(ge=0, le=511)] = 0
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Ask."""
+        perm = sum(PERMS[letter] for letter in set(self.perm))
+        return machine.page_request(
+            self.device, self.pasid, lambda pasid: Fault(pasid, self.address, perm, self.last, self.group)
+        )
+
+
+class Discard(Step, frozen=True, tag="discard"):
+    """The IOMMU's page request queue overflowed: partial requests are forgotten."""
+
+    iommu: Name
+    uses: ClassVar = {"iommu": "iommu"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Discard."""
+        return machine.discard(self.iommu)
+
+
+class ResetPrepare(Step, frozen=True, tag="reset_prepare"):
+    """Fence a device before its reset."""
+
+    device: Name
+    uses: ClassVar = _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Fence."""
+        return machine.reset_prepare(self.device)
+
+
+class ResetDone(Step, frozen=True, tag="reset_done"):
+    """Lift the fence after the reset."""
+
+    device: Name
+    uses: ClassVar = _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Lift."""
+        return machine.reset_done(self.device)
+
+
+class ClaimDmaOwner(Step, frozen=True, tag="claim_dma_owner"):
+    """Give a device's group to user space, as VFIO and iommufd do."""
+
+    device: Name
+    uses: ClassVar = _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Claim."""
+        return machine.claim_dma_owner(self.device)
+
+
+class InvalidateKva(Step, frozen=True, tag="invalidate_kva"):
+    """The kernel frees page-table pages of its own half and flushes the IOMMU's caches."""
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Flush."""
+        return machine.invalidate_kva()
+
+
+class FailNext(Step, frozen=True, tag="fail_next"):
+    """The next such call for the device fails; `memory` is the next allocation in the kernel."""
+
+    device: Name
+    call: Literal["set_dev_pasid", "domain_alloc_sva", "memory"]
+    errno: str = "ENOMEM"
+    uses: ClassVar = _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Arm the failure."""
+        return machine.fail_next(self.device, self.call, Errno[self.errno])
+
+
+class Show(Step, frozen=True, tag="show"):
+    """Tell the state of a process, a device, or the global space."""
+
+    process: Name | None = None
+    device: Name | None = None
+    uses: ClassVar = _PROCESS | _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Look."""
+        return machine.show(self.process, self.device)
+
+
+AnyStep = (
+    Bind
+    | BindDevice
+    | BindDevicePasid
+    | Unbind
+    | AllocGlobal
+    | FreeGlobal
+    | Attach
+    | Detach
+    | Replace
+    | AttachAny
+    | Fork
+    | Clone
+    | Exec
+    | Exit
+    | EnableLam
+    | MmapPortal
+    | Submit
+    | Dma
+    | Handoff
+    | PageRequest
+    | Discard
+    | ResetPrepare
+    | ResetDone
+    | ClaimDmaOwner
+    | InvalidateKva
+    | FailNext
+    | Show
+)
+
+
+class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A machine with steps; `scheme` is a name, "all", or FILE.py:CLASS, and the command line may override it."""
+
+    title: str = ""
+    about: str = ""
+    scheme: str = "all"
+    step: list[AnyStep] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scenario:
+        """Read and check a TOML file; InputError names file, key, value and what is allowed."""
+        path = Path(path)
+        raw = read_toml(path)
+        try:
+            return cls.from_dict(raw)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Scenario:
+        """Check decoded TOML."""
+        scenario = convert(raw, cls)
+        if not scenario.step:
+            raise InputError("step: missing; a scenario has at least one [[step]]")
+        check(scenario)
+        profile(scenario.kernel).with_switches(dict(scenario.switches))
+        _check_steps(scenario)
+        return scenario
+
+
+def _check_steps(scenario: Scenario) -> None:
+    """Every name that a step uses was given before it; every expectation is a possible result."""
+    known = {
+        "iommu": {i.name for i in scenario.iommu},
+        "device": {d.name for d in scenario.device},
+        "process": {p.name for p in scenario.process},
+        "handle": set[str](),
+        "number": set[str](),
+    }
+    for index, step in enumerate(scenario.step):
+        _check_names(f"step[{index}]", step, known)
+        for result in _values(step.expect):
+            if result not in RESULTS:
+                raise InputError(f"step[{index}].expect = {result!r}: no such result; allowed: {', '.join(RESULTS)}")
+        if isinstance(step, FailNext) and step.errno not in Errno.__members__:
+            names = ", ".join(Errno.__members__)
+            raise InputError(f"step[{index}].errno = {step.errno!r}: no such errno; allowed: {names}")
+
+
+def _check_names(place: str, step: Step, known: dict[str, set[str]]) -> None:
+    for key, kind in step.uses.items():
+        name = getattr(step, key)
+        names = known["number"] | known["handle"] if kind == "number" else known[kind]
+        if isinstance(name, str) and name not in names:
+            listed = ", ".join(sorted(names)) or "none"
+            raise InputError(f"{place}.{key.rstrip('_')} = {name!r}: no such {kind}; known here: {listed}")
+    made = getattr(step, "as_", None)
+    if not step.makes:
+        return
+    if made is None:
+        made = f"{getattr(step, 'device', '')}/{getattr(step, 'process', '')}" if step.makes == "handle" else None
+    elif step.makes == "process" and made in known["process"]:
+        raise InputError(f"{place}.as = {made!r}: another process has this name; names are unique")
+    if made is not None:
+        known[step.makes].add(made)
+
+
+def _values(expected: str | dict[str, str] | None) -> Iterator[str]:
+    if isinstance(expected, str):
+        yield expected
+    elif expected:
+        yield from expected.values()

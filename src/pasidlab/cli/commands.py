@@ -1,0 +1,192 @@
+"""The commands, one function each; what they print comes from `pasidlab.report`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pasidlab.errors import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
+Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command to the application."""
+    app.command(epilog="Example: pasidlab run scenarios/narrow.toml --scheme mainline,hybrid --kernel v6.12")(run)
+    app.command(epilog="Example: pasidlab conform tests/data/binds_7.3.jsonl")(conform)
+    app.command(epilog="Example: pasidlab schemes --json")(schemes)
+    app.command(epilog="Example: pasidlab rules bind.no-number-free")(rules)
+    app.command(epilog="Example: pasidlab kernels v6.12")(kernels)
+    app.command(epilog="Example: pasidlab table clash")(table)
+
+
+def run(
+    files: Files,
+    scheme: Annotated[
+        str | None, typer.Option(help="NAME, a comma-separated list, all, or FILE.py:CLASS; else the scenario's own.")
+    ] = None,
+    kernel: Annotated[str | None, typer.Option(help="Kernel profile, e.g. v7.3; else the scenario's own.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="KEY=VALUE, an option of the schemes, e.g. guard=none.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run scenarios: a table of steps by schemes, and a sentence for each refusal.
+
+    Exit status 0 when all expectations are met, 1 when some are not, 2 for bad input.
+    """
+    from pasidlab.run import run as run_scenario
+    from pasidlab.scenario import Scenario
+
+    options = _options(option or [])
+    scenarios = [Scenario.load(path) for path in files]
+    met = True
+    for number, scenario in enumerate(scenarios):
+        reports = run_scenario(scenario, scheme, kernel=kernel, options=options)
+        met = met and all(report.met for report in reports)
+        if as_json:
+            for report in reports:
+                for step in report.steps:
+                    _print_json(step.as_dict(report.scheme))
+                _print_json(report.as_dict())
+        else:
+            from pasidlab.report.text import print_reports
+
+            if number:
+                print()
+            print_reports(reports, _console())
+    raise typer.Exit(0 if met else 1)
+
+
+def conform(files: Files, as_json: Json = False) -> None:
+    """Replay recorded kernel sequences on the model: replies and driver callbacks, step by step.
+
+    Exit status 0 when nothing differs, 1 when something does, 2 for a file that is no record.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from pasidlab.conform import conform_file
+
+    differ = 0
+    for path in files:
+        columns = SpinnerColumn(), TextColumn("{task.description} {task.completed} sequences")
+        with Progress(*columns, console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task(str(path), total=None)
+            summary = conform_file(path, lambda done: bar.update(task, completed=done))  # noqa: B023
+        differ += len(summary.differences)
+        if as_json:
+            for difference in summary.differences:
+                _print_json({"path": summary.path, **_fields(difference)})
+            counts = {"sequences": summary.sequences, "steps": summary.steps, "differ": len(summary.differences)}
+            _print_json({"path": summary.path, "summary": True, **counts})
+            continue
+        for difference in summary.differences:
+            print(difference)
+        counts_text = f"{summary.sequences} sequences, {summary.steps} steps, {len(summary.differences)} differ"
+        print(f"{path}: {counts_text}")
+    raise typer.Exit(1 if differ else 0)
+
+
+def schemes(as_json: Json = False) -> None:
+    """List the schemes: who picks the number, and which mail proposed it; and the options."""
+    from pasidlab.report.lists import option_lines
+    from pasidlab.schemes import SCHEMES
+
+    for scheme in SCHEMES.values():
+        if as_json:
+            _print_json({"name": scheme.name, "summary": scheme.summary, "source": scheme.source})
+        else:
+            print(f"{scheme.name:<10}{scheme.summary}\n{'':<10}{scheme.source}")
+    if not as_json:
+        print("\nYour own: --scheme FILE.py:CLASS (docs/schemes.md)\n\nOptions (--option KEY=VALUE, or [options]):")
+        print("\n".join(option_lines()))
+
+
+def rules(
+    rule: Annotated[str | None, typer.Argument(help="A rule's id, or its beginning.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the rules, or show one: the kernel function and check, or the message, behind an outcome."""
+    from pasidlab.report.lists import rule_dict, rule_text, rules_matching
+
+    found = rules_matching(rule or "")
+    if not found:
+        raise InputError(f"rule {rule!r}: no such rule; `pasidlab rules` lists them")
+    for one in found:
+        if as_json:
+            _print_json(rule_dict(one))
+        else:
+            print(rule_text(one, whole=len(found) == 1))
+
+
+def kernels(
+    name: Annotated[str | None, typer.Argument(help="A profile, e.g. v6.12.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the kernel profiles, or show the switches of one with their sources."""
+    from pasidlab.linux.profiles import PROFILES, profile
+    from pasidlab.report.lists import profile_dict, profile_text
+
+    found = [profile(name)] if name else list(PROFILES.values())
+    for one in found:
+        if as_json:
+            _print_json(profile_dict(one))
+        else:
+            print(profile_text(one, whole=name is not None))
+
+
+def table(
+    which: Annotated[str, typer.Argument(help="clash (R21) or global-needed (R14).", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Print a table that is computed by trying every case on a small machine."""
+    from pasidlab.report.tables import TABLES
+
+    if which not in TABLES:
+        raise InputError(f"table {which!r}: no such table; known: {', '.join(TABLES)}")
+    computed = TABLES[which]()
+    if as_json:
+        for row in computed.as_dicts():
+            _print_json(row)
+    else:
+        computed.print(_console())
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, checked against the options that there are."""
+    import msgspec
+
+    from pasidlab.decode import convert
+    from pasidlab.schemes import Options
+
+    raw: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--option {pair!r}: must be KEY=VALUE")
+        raw[key] = int(value) if value.isdecimal() else value
+    try:
+        checked = convert(raw, Options)
+    except InputError as error:
+        raise InputError(f"--option {error}") from None
+    return {key: value for key, value in msgspec.structs.asdict(checked).items() if key in raw}
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json.dumps(record))
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=160)

@@ -1,0 +1,71 @@
+"""A run as a table of steps by schemes, and under it a sentence for each refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pasidlab.rules import RULES
+from pasidlab.run import Report, StepReport
+
+
+def print_reports(reports: list[Report], console: Console) -> None:
+    """Print the reports of one scenario, one column each."""
+    first = reports[0]
+    console.print(f"[bold]{escape(first.title or 'scenario')}[/bold]  (kernel {first.kernel})", highlight=False)
+    console.print(_table(reports))
+    for line in _sentences(reports):
+        console.print(line, highlight=False)
+    unmet = [report.scheme for report in reports if not report.met]
+    verdict = f"[red]expectations not met under {', '.join(unmet)}[/red]" if unmet else "all expectations met"
+    console.print(verdict, highlight=False)
+
+
+def _table(reports: list[Report]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("step", overflow="fold")
+    for report in reports:
+        table.add_column(escape(report.scheme), overflow="fold")
+    for steps in zip(*(report.steps for report in reports), strict=True):
+        first = steps[0]
+        table.add_row(str(first.number), escape(f"{first.do} {first.subject}".strip()), *(_cell(s) for s in steps))
+    return table
+
+
+def _cell(step: StepReport) -> str:
+    outcome = step.outcome
+    text = outcome.result
+    if outcome.result == "ok" and outcome.pasid is not None:
+        text += f" {outcome.pasid}"
+    if outcome.work is not None:
+        text += f" in {outcome.work.owner}"
+    style = "green" if outcome.result == "ok" else "yellow"
+    cell = f"[{style}]{escape(text)}[/{style}]"
+    return f"{cell} [red]! {escape('; '.join(step.unmet))}[/red]" if step.unmet else cell
+
+
+def _sentences(reports: list[Report]) -> Iterator[str]:
+    """Say each refusal, each work that landed somewhere and each detail, once for the schemes that agree on it."""
+    for steps in zip(*(report.steps for report in reports), strict=True):
+        said: dict[str, list[str]] = {}
+        for report, step in zip(reports, steps, strict=True):
+            text = _sentence(step)
+            if text:
+                said.setdefault(text, []).append(report.scheme)
+        for text, schemes in said.items():
+            yield f"{steps[0].number:>3}  [bold]{escape(', '.join(schemes))}[/bold]: {text}"
+
+
+def _sentence(step: StepReport) -> str:
+    outcome = step.outcome
+    if outcome.detail:
+        return escape("; ".join(outcome.detail))
+    if outcome.result == "ok" and not (step.do in ("submit", "handoff") and outcome.why):
+        return ""
+    rule = RULES.get(outcome.rule)
+    source = f"; {rule.source}" if rule and rule.source else ""
+    return f"{escape(outcome.result)}: {escape(outcome.why)} {escape(f'[{outcome.rule}{source}]')}"

@@ -6,7 +6,8 @@
 
 from pasidlab.description import MachineSpec
 from pasidlab.errors import Errno, InputError, ModelError, PasidlabError
-from pasidlab.machine import Machine, Outcome
+from pasidlab.machine import Machine
+from pasidlab.outcome import Outcome
 from pasidlab.run import Report, run
 from pasidlab.scenario import Scenario
 

@@ -1,36 +1,29 @@
 """Replay recorded kernel sequences on the model: replies and driver callbacks, step by step.
 
-A record is one JSON object a line, made by a real kernel with a mock IOMMU driver; its schema is described in
-docs/records.md. The `kernel` field picks the profile, and behind a `+` the scheme. The replay is the recorder again: it
-refuses ("bad") what the recorder refused to ask, calls the kernel's functions with the recorder's objects, and
-compares its own reply with the recorded one.
+A record was made by a real kernel with a mock IOMMU driver (`pasidlab.records`). Its `kernel` field picks the
+profile, and behind a `+` the scheme. The replay is the recorder again: it refuses ("bad") what the recorder refused to
+ask, calls the kernel's functions with the recorder's objects, and compares its own reply with the recorded one.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import msgspec
+from typing import Any
 
 from pasidlab import events
 from pasidlab.drivers.mock import MockDriver, Mode
 from pasidlab.errors import Errno, InputError
 from pasidlab.linux import iommu, iopf, sva, task, traps
 from pasidlab.linux.kernel import Arch, Kernel
-from pasidlab.linux.mm import EXEC, PAGE_SIZE, READ, WRITE, MmStruct, Vma, mmput
+from pasidlab.linux.mm import MmStruct, mmput, process_memory
 from pasidlab.linux.profiles import V6_12, V7_3, Profile
+from pasidlab.records import Sequence, read_sequences
 from pasidlab.rules import Refusal
 from pasidlab.schemes import Mainline, Scheme
 from pasidlab.schemes.v2 import V2, V2MmData
-
-MAX_LINE = 16 * 1024 * 1024
-"""Longest line of a record file, in bytes."""
 
 KERNELS: dict[str, tuple[Profile, type[Scheme]]] = {
     "6.12": (V6_12, Mainline),
@@ -38,37 +31,6 @@ KERNELS: dict[str, tuple[Profile, type[Scheme]]] = {
     # The v2 patch was ported with its own behaviour for a driver without domain_alloc_sva.
     "6.12+v2": (replace(V6_12, domain_alloc_fallback=False), V2),
 }
-
-
-class Instance(msgspec.Struct, frozen=True):
-    """An IOMMU instance of a record."""
-
-    id: int
-    max_pasids: int
-    ret: int = 0
-    ops: str = "usual"
-
-
-class Dev(msgspec.Struct, frozen=True):
-    """A platform device of a record; `bits` and `group` -1 are none, `inst` -1 is behind no IOMMU."""
-
-    id: int
-    inst: int
-    bits: int
-    group: int
-    max_pasids: int
-    ret: int = 0
-
-
-class Sequence(msgspec.Struct, frozen=True):
-    """One recorded sequence: it starts from a fresh kernel."""
-
-    seq: int
-    kind: str
-    kernel: str
-    insts: list[Instance]
-    devs: list[Dev]
-    steps: list[tuple[list[Any], dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,38 +75,6 @@ def conform_file(path: Path, progress: Callable[[int], None] = lambda sequences:
     if not summary.sequences:
         raise InputError(f"{path}: no sequence in it; a record is one JSON object a line")
     return summary
-
-
-def read_sequences(path: Path) -> Iterator[tuple[int, Sequence]]:
-    """Yield line number and sequence."""
-    decoder = msgspec.json.Decoder(Sequence)
-    with _readable(path) as stream:
-        for number in range(1, 2**31):
-            line = stream.readline(MAX_LINE + 1)
-            if not line:
-                return
-            if len(line) > MAX_LINE:
-                raise InputError(f"{path}:{number}: the line is longer than {MAX_LINE} bytes")
-            if not line.strip():
-                continue
-            try:
-                yield number, decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}:{number}: not a recorded sequence: {error}") from None
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as raw:
-            if raw.peek(2)[:2] == b"\x1f\x8b":
-                with gzip.open(raw) as stream:
-                    yield cast("BinaryIO", stream)
-            else:
-                yield raw
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read: {reason}") from None
 
 
 def replay(sequence: Sequence, line: int = 0, where: str = "") -> list[Difference]:
@@ -310,7 +240,7 @@ class Replayer:
         if number in self.tasks:
             raise _Absent
         mm = MmStruct(self.kernel, f"p{number}")
-        mm.vmas = recorder_memory()
+        mm.vmas = process_memory()
         self.tasks[number] = task.Task(self.kernel, f"p{number}", mm, number)
         return OK
 
@@ -330,7 +260,7 @@ class Replayer:
 
     def _do_pexec(self, number: int) -> dict[str, Any]:
         task.exec_(self._task(number), f"p{number}")
-        self._mm_of(number).vmas = recorder_memory()
+        self._mm_of(number).vmas = process_memory()
         return OK
 
     def _do_pexit(self, number: int) -> dict[str, Any]:
@@ -526,12 +456,6 @@ class Replayer:
 
 
 COMMANDS = tuple(name.removeprefix("_do_") for name in vars(Replayer) if name.startswith("_do_"))
-
-
-def recorder_memory() -> list[Vma]:
-    """Return the areas that a recorded process has: RW, R, RX and one without rights, four pages each."""
-    areas = {0x1000_0000: READ | WRITE, 0x2000_0000: READ, 0x3000_0000: READ | EXEC, 0x5000_0000: 0}
-    return [Vma(start, 4 * PAGE_SIZE, flags) for start, flags in areas.items()]
 
 
 def _ret_of(errno: Errno | None) -> int:

@@ -52,7 +52,8 @@ def convert(raw: dict[str, Any], into: type[T]) -> T:
 
 def _message(text: str, raw: dict[str, Any], into: type[Any]) -> str:
     complaint, _, path = text.partition(" - at `$")
-    keys = _keys(path.rstrip("`"))
+    # `[...]` is msgspec's "some value of a table"; the table itself is shown then.
+    keys = _keys(path.rstrip("`").partition("[...]")[0])
     value, kind = _follow(raw, inspect.type_info(into), keys)
     place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", complaint)
@@ -65,7 +66,9 @@ def _message(text: str, raw: dict[str, Any], into: type[Any]) -> str:
     if missing:
         key = missing[1]
         where = f"{place}.{key}" if place else key
-        return f"{where}: missing; {place or 'the file'} has the keys {_allowed(kind)}"
+        values = _allowed(_member(kind, key))
+        hint = f"; allowed: {values}" if values else f"; {place or 'the file'} has the keys {_allowed(kind)}"
+        return f"{where}: missing{hint}"
     allowed = _allowed(kind)
     hint = f"; allowed: {allowed}" if allowed else ""
     return f"{place or 'the file'} = {_short(repr(value))}: {complaint[0].lower()}{complaint[1:]}{hint}"
@@ -76,8 +79,8 @@ def _short(text: str, longest: int = 80) -> str:
 
 
 def _keys(path: str) -> list[str | int]:
-    found = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]", path)
-    return [name or int(index or 0) for name, index in found]
+    found = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path)
+    return [name or int(index) for name, index in found]
 
 
 def _follow(value: Any, kind: inspect.Type, keys: list[str | int]) -> tuple[Any, inspect.Type]:

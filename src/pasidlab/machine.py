@@ -10,45 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from pasidlab import events
 from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, ProcessSpec, check, operating_system
 from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint, Work
 from pasidlab.devices.endpoint import PORTALS, Done
 from pasidlab.drivers.mock import MockDriver
-from pasidlab.errors import Errno
-from pasidlab.hw.cpu import Instruction, descriptor
+from pasidlab.errors import Errno, ModelError
+from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
 from pasidlab.linux import iommu, iopf, prctl, sva, traps
 from pasidlab.linux import task as tasks
 from pasidlab.linux.kernel import Arch, Kernel
-from pasidlab.linux.mm import EXEC, PAGE_SIZE, READ, WRITE, MmStruct, Vma
+from pasidlab.linux.mm import MmStruct, process_memory
 from pasidlab.linux.profiles import profile
 from pasidlab.linux.task import Task
+from pasidlab.outcome import Outcome, holder_text
 from pasidlab.rules import RULES, Faulted, Refusal, Rule, Signal, Verdict
 from pasidlab.schemes import Scheme
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a verb led to.
-
-    Attributes:
-        result: "ok", an errno name, a signal name, or "fault".
-        pasid: the number of the bond, allocation or work; None when there is none.
-        rule, why: the rule that settled it, and its sentence.
-        holders: for ENOSPC, who holds each number that would have served.
-        work: what a device did to memory.
-        detail: for `show`, lines of text.
-    """
-
-    result: str
-    pasid: int | None = None
-    rule: str = ""
-    why: str = ""
-    holders: tuple[tuple[int, str], ...] = ()
-    work: Done | None = None
-    detail: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +66,16 @@ HANDED_OFF = Rule(
     "it was told which PASID to use",
     "{second} was told PASID {pasid} by {first}",
     source="thread 2023-08-02 and 2026-04-28 Jason Gunthorpe (6): one number for DSA and IAA (R15)",
+)
+KERNEL_NO_NUMBER = Rule(
+    "kernel.no-number",
+    "idxd_enable_system_pasid (drivers/dma/idxd/init.c)",
+    "the driver has no number for kernel work queues",
+    "the driver of {dev} has no number for the kernel",
+    Errno.ENODEV,
+)
+KERNEL_NO_ENQCMDS = Rule(
+    "kernel.no-enqcmds", "the CPU", "no ENQCMDS", "this CPU has no ENQCMDS to submit to {dev} with", Errno.EOPNOTSUPP
 )
 GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, iommu.ALLOC_GLOBAL_NONE.id})
 
@@ -158,7 +147,7 @@ class Machine:
 
     def _start(self, spec: ProcessSpec) -> None:
         mm = MmStruct(self.kernel, spec.name, spec.user)
-        mm.vmas = process_memory(spec.name)
+        mm.vmas = process_memory(_fill(spec.name))
         self.processes[spec.name] = Task(self.kernel, spec.name, mm, self._new_pid(spec.pidns), spec.pidns)
 
     def _new_pid(self, pidns: str) -> int:
@@ -216,7 +205,7 @@ class Machine:
         endpoint = self.endpoints[device]
         assert task.mm is not None
         bond = endpoint.open(task.mm)
-        if isinstance(bond, Refusal):
+        if not _is_bond(bond, self.scheme):
             return self._settle_for(bond, endpoint)
         binding = Binding(bond, endpoint)
         binding.file = tasks.File(device, lambda: self._release(binding))
@@ -245,7 +234,7 @@ class Machine:
         endpoint = self.endpoints[device]
         assert task.mm is not None
         bond = call(endpoint.dev, task.mm)
-        if isinstance(bond, Refusal):
+        if not _is_bond(bond, self.scheme):
             return self._settle_for(bond, endpoint)
         return self._bound(Binding(bond, endpoint), handle or f"{device}/{process}")
 
@@ -414,7 +403,7 @@ class Machine:
             name = f"{process} after exec"
             tasks.exec_(task, name)
             assert task.mm is not None
-            task.mm.vmas = process_memory(name)
+            task.mm.vmas = process_memory(_fill(name))
 
         return self._with_task(process, call)
 
@@ -460,6 +449,20 @@ class Machine:
         if mm not in endpoint.mapped:
             facts = {"instruction": instruction.value.upper(), "mm": mm.name, "dev": device}
             return self._settle(PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts))
+        return self._settle(endpoint.receive(store, work))
+
+    def kernel_submit(self, device: str, work: Work) -> Outcome:
+        """Let the kernel submit with ENQCMDS under the number that the device's driver took at probe."""
+        endpoint = self.endpoints[device]
+        pasid = endpoint.kernel_pasid if isinstance(endpoint, Idxd) else None
+        if pasid is None:
+            return self._settle(KERNEL_NO_NUMBER.refuse(dev=device))
+        if not isinstance(self.os, traps.X86Os):
+            return self._settle(KERNEL_NO_ENQCMDS.refuse(dev=device))
+        source = descriptor(pasid, privileged=True)
+        store = self.os.cpu.execute(Instruction.ENQCMDS, X86Registers(), source, privileged=True)
+        if not isinstance(store, Store):
+            return self._settle(KERNEL_NO_ENQCMDS.refuse(dev=device))
         return self._settle(endpoint.receive(store, work))
 
     def dma(self, device: str, pasid: int | str, work: Work) -> Outcome:
@@ -584,14 +587,15 @@ class Machine:
                 yield f"{pasid}: {iommu.slot_text(dev.iommu_group, pasid)}"
 
 
-def holder_text(holders: tuple[tuple[int, str], ...], most: int = 8) -> str:
-    """List holders in words."""
-    text = ", ".join(f"{pasid} is held by {holder}" for pasid, holder in holders[:most])
-    return text if len(holders) <= most else f"{text}, and {len(holders) - most} more"
+def _is_bond(answer: sva.IommuSva | Refusal, scheme: Scheme) -> TypeGuard[sva.IommuSva]:
+    """Tell a bond from a refusal; raises ModelError when a user's scheme returned neither."""
+    if isinstance(answer, sva.IommuSva):
+        return True
+    if isinstance(answer, Refusal):
+        return False
+    raise ModelError(f"a bind of scheme {scheme.name} returned {answer!r}, not an IommuSva or a Refusal")
 
 
-def process_memory(name: str) -> list[Vma]:
-    """Return what a process has: RW, R, RX and one area without rights, four pages each, filled with its name."""
-    fill = f"{name} ".encode()
-    areas = {0x1000_0000: READ | WRITE, 0x2000_0000: READ, 0x3000_0000: READ | EXEC, 0x5000_0000: 0}
-    return [Vma(start, 4 * PAGE_SIZE, flags, fill) for start, flags in areas.items()]
+def _fill(name: str) -> bytes:
+    """Fill a process's memory with its name, so that a read shows whose it is."""
+    return f"{name} ".encode()

@@ -7,6 +7,7 @@ succeeds for a reason worth telling reports its rule as an event.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -73,7 +74,7 @@ def rule_by_id(rule_id: str) -> Rule:
     return RULES[rule_id]
 
 
-class Verdict:
+class Verdict(ABC):
     """A rule applied: the rule, the facts for its sentence, and the result in one word."""
 
     __slots__ = ("facts", "rule")
@@ -83,9 +84,9 @@ class Verdict:
         self.facts = facts
 
     @property
+    @abstractmethod
     def result(self) -> str:
         """One word: an errno name, a signal name, or "fault"."""
-        raise NotImplementedError
 
     @property
     def why(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import msgspec
 
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
-from pasidlab.machine import Machine, Outcome
+from pasidlab.machine import Machine
+from pasidlab.outcome import Outcome
 from pasidlab.rules import RULES
 from pasidlab.scenario import NOBODY, Scenario, Step
 from pasidlab.schemes import SCHEMES, Scheme, find_schemes
@@ -134,14 +136,11 @@ class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
         builtin = self.scheme in SCHEMES.values()
         if builtin or not isinstance(error, Exception) or isinstance(error, InputError):
             return
+        source = sys.modules[self.scheme.__module__].__file__
         frames = traceback.extract_tb(trace)
-        own = [frame for frame in frames if "pasidlab_user_scheme" in str(self.scheme.__module__)] or list(frames)
-        frame = own[-1]
-        name = f"{self.scheme.__name__}"
-        raise InputError(
-            f"scheme {name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno}, "
-            f"in {frame.name})"
-        ) from error
+        frame = next((f for f in reversed(frames) if f.filename == source), frames[-1])
+        place = f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+        raise InputError(f"scheme {self.scheme.__name__} raised {type(error).__name__}: {error} ({place})") from error
 
 
 def _check_scheme_names(scenario: Scenario, running: set[str]) -> None:

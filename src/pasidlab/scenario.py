@@ -19,7 +19,8 @@ from pasidlab.errors import Errno, InputError
 from pasidlab.hw.cpu import Instruction
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault
 from pasidlab.linux.profiles import profile
-from pasidlab.machine import Machine, Outcome
+from pasidlab.machine import Machine
+from pasidlab.outcome import Outcome
 from pasidlab.rules import Signal
 
 Pasid = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
@@ -52,10 +53,6 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
     """Keys that name something, with the kind of thing: device, process, iommu, handle, number."""
     makes: ClassVar[str] = ""
     """What the key `as` gives a name to: handle, number or process."""
-
-    def perform(self, machine: Machine) -> Outcome:
-        """Do the step."""
-        raise NotImplementedError
 
     @property
     def verb(self) -> str:
@@ -307,6 +304,17 @@ class Submit(Job, frozen=True, tag="submit"):
         return f"{self.process} {self.device} {self.instruction.value if self.instruction else 'register'}"
 
 
+class KernelSubmit(Job, frozen=True, tag="kernel_submit"):
+    """The kernel submits with ENQCMDS, under the number that the device's driver took at probe."""
+
+    device: Name
+    uses: ClassVar = _DEVICE
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Submit."""
+        return machine.kernel_submit(self.device, self.work)
+
+
 class Dma(Job, frozen=True, tag="dma"):
     """A device accesses memory under a number that it has."""
 
@@ -449,6 +457,7 @@ AnyStep = (
     | EnableLam
     | MmapPortal
     | Submit
+    | KernelSubmit
     | Dma
     | Handoff
     | PageRequest

@@ -14,6 +14,9 @@ import typer
 from pasidlab.cli import commands
 from pasidlab.errors import PasidlabError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, which Typer turns into an exit of its own."""
+
 app = typer.Typer(
     name="pasidlab",
     help="A laboratory for PASID/SSID spaces and Shared Virtual Addressing: why binds fail, and what designs change.",
@@ -33,9 +36,10 @@ def main() -> None:
     except PasidlabError as error:
         print(f"pasidlab: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("pasidlab: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("pasidlab: interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -44,10 +44,13 @@ def run(
     from pasidlab.scenario import Scenario
 
     options = _options(option or [])
-    scenarios = [Scenario.load(path) for path in files]
+    scenarios = {path: Scenario.load(path) for path in files}
     met = True
-    for number, scenario in enumerate(scenarios):
-        reports = run_scenario(scenario, scheme, kernel=kernel, options=options)
+    for number, (path, scenario) in enumerate(scenarios.items()):
+        try:
+            reports = run_scenario(scenario, scheme, kernel=kernel, options=options)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         met = met and all(report.met for report in reports)
         if as_json:
             for report in reports:

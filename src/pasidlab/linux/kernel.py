@@ -34,8 +34,11 @@ class Arch(StrEnum):
 class SvaScheme(Protocol):
     """What the core leaves to a scheme: which number a bond gets, and how long it lasts.
 
-    `pasidlab.schemes.Scheme` implements it and is what authors of schemes derive from.
+    `pasidlab.schemes.Scheme` implements it and is what authors of schemes derive from. `takes_driver_numbers` says
+    whether the design has `iommu_sva_bind_device_pasid()` at all.
     """
+
+    takes_driver_numbers: bool
 
     def bind_device(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Do `iommu_sva_bind_device()` behind the tests that all designs share."""

@@ -55,6 +55,12 @@ class Vma:
         return Vma(self.start, self.size, self.flags, self.fill, {n: bytearray(p) for n, p in self.pages.items()})
 
 
+def process_memory(fill: bytes = b"\0") -> list[Vma]:
+    """Return the areas of a process, those of the kernels' records: RW, R, RX, one without rights, four pages each."""
+    areas = {0x1000_0000: READ | WRITE, 0x2000_0000: READ, 0x3000_0000: READ | EXEC, 0x5000_0000: 0}
+    return [Vma(start, 4 * PAGE_SIZE, flags, fill) for start, flags in areas.items()]
+
+
 class MmStruct:
     """One address space.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pasidlab import events
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import (
+    IOMMU_NO_PASID,
     IOMMU_PASID_INVALID,
     AttachHandle,
     Device,
@@ -175,9 +176,12 @@ def iommu_sva_bind_device(dev: Device, mm: MmStruct) -> IommuSva | Refusal:
 
 def iommu_sva_bind_device_pasid(dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
     """Bind `mm` to `dev` under a number of the driver's own (v2 patch of 2026-05-20, and the hybrid)."""
-    if pasid == 0:
+    scheme = dev.kernel.scheme
+    if not scheme.takes_driver_numbers:
+        return scheme.bind_device_pasid(dev, mm, pasid)
+    if pasid == IOMMU_NO_PASID:
         return BIND_PASID_ZERO.refuse(dev=dev.name)
-    return _bind_refused(dev, mm) or dev.kernel.scheme.bind_device_pasid(dev, mm, pasid)
+    return _bind_refused(dev, mm) or scheme.bind_device_pasid(dev, mm, pasid)
 
 
 def iommu_sva_unbind_device(handle: IommuSva) -> None:

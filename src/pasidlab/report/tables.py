@@ -18,7 +18,8 @@ from rich.table import Table
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, MachineSpec, ProcessSpec
 from pasidlab.devices import Submit, Work
 from pasidlab.hw.cpu import Instruction
-from pasidlab.machine import Machine, Outcome
+from pasidlab.machine import Machine
+from pasidlab.outcome import Outcome
 from pasidlab.schemes import SCHEMES, Hybrid, Mainline, Options, Scheme
 
 

@@ -7,6 +7,7 @@ a default that is right for a scheme with one global space; see docs/schemes.md 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from pasidlab.errors import Errno
@@ -74,12 +75,13 @@ PORTAL_NOT_ENQCMD = Rule(
 )
 
 
-class Scheme:
+class Scheme(ABC):
     """Base of all schemes: one global space, one number for an mm, no calls but the mainline ones.
 
     A scheme is one instance per machine. Attributes:
         name, summary, source: for `pasidlab schemes`; `source` names the mail that proposed it.
         options: see `Options`.
+        takes_driver_numbers: whether the scheme has `bind_pasid`; only then does guard `range` divide the numbers.
     """
 
     name: ClassVar[str] = ""
@@ -88,13 +90,14 @@ class Scheme:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
+        self.takes_driver_numbers = type(self).bind_pasid is not Scheme.bind_pasid
         self._limited = bool(self.options.quota_user or self.options.quota_device)
 
     # --- what an author changes --------------------------------------------------------------------------------
 
+    @abstractmethod
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Bind with a number that the core picks; the group, x86 and LAM tests have passed."""
-        raise NotImplementedError(f"{type(self).__name__} has no bind()")
 
     def bind_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
         """Bind under the driver's number, which is not 0; the group, x86 and LAM tests have passed."""
@@ -137,7 +140,7 @@ class Scheme:
     def alloc_global(self, space: PasidSpace, dev: Device) -> int | None:
         """Take a number of the global space, in the order that the options ask for."""
         options, last = self.options, dev.max_pasids - 1
-        if options.guard == "range" and self.splits_numbers:
+        if options.guard == "range" and self.takes_driver_numbers:
             last = min(last, options.local_first - 1)
         if options.order == "highest":
             return space.alloc_highest(1, last)
@@ -153,9 +156,6 @@ class Scheme:
         if self.options.guard == "declared" and self.driver_owns_pasids(dev):
             return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
         return None
-
-    splits_numbers: ClassVar[bool] = False
-    """Whether the scheme has driver-owned numbers, so that guard `range` divides the number range."""
 
     # --- what the core calls -----------------------------------------------------------------------------------
 

@@ -66,7 +66,6 @@ class Hybrid(Scheme):
         "both at once: one global PASID per mm for ENQCMD/ST64BV0, plus [dev, pasid] pairs; a portal hole to guard"
     )
     source = "Kevin Tian 2026-05-25, under Jason Gunthorpe's rules of 2026-05-13"
-    splits_numbers = True
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Bind at the mm's global number, taken lazily."""

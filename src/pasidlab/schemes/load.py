@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 
 from pasidlab.errors import InputError
@@ -43,6 +44,7 @@ def _load(path: Path, class_name: str) -> type[Scheme]:
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where pickle, dataclasses and tracebacks look for it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

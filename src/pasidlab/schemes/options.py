@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+Count = Annotated[int, Meta(ge=0, le=0xF_FFFF)]
 Order = Literal["lowest", "highest", "reserve-low"]
 Guard = Literal["mmap", "range", "declared", "none"]
 LocalBy = Literal["iommu", "arch", "device", "driver"]
@@ -31,10 +32,10 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     order: Order = "lowest"
-    reserve: int = 3
-    quota_user: int = 0
-    quota_device: int = 0
+    reserve: Count = 3
+    quota_user: Count = 0
+    quota_device: Count = 0
     guard: Guard = "mmap"
-    local_first: int = 0x8000
+    local_first: Annotated[int, Meta(ge=1, le=0xF_FFFF)] = 0x8000
     local_by: LocalBy | None = None
     rfc_enqcmd: Literal["first", "none"] = "first"

@@ -78,7 +78,6 @@ class V2(Scheme):
     name = "v2"
     summary = "driver through iommu_sva_bind_device_pasid(), or core; one mode per mm, sticky, mutually exclusive"
     source = "Joonwon Kang, PATCH v2 of 2026-05-20 (run on 6.12.117)"
-    splits_numbers = True
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Bind in core mode."""

@@ -44,9 +44,9 @@ def run(
     from pasidlab.scenario import Scenario
 
     options = _options(option or [])
-    scenarios = {path: Scenario.load(path) for path in files}
+    scenarios = [Scenario.load(path) for path in files]
     met = True
-    for number, (path, scenario) in enumerate(scenarios.items()):
+    for number, (path, scenario) in enumerate(zip(files, scenarios, strict=True)):
         try:
             reports = run_scenario(scenario, scheme, kernel=kernel, options=options)
         except InputError as error:

@@ -1,0 +1,51 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pasidlab.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def pasidlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process, from the repository root."""
+
+    def call(*arguments: object) -> Finished:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["pasidlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        written = capsys.readouterr()
+        return Finished(int(ended.value.code or 0), written.out, written.err)
+
+    return call
+
+
+@pytest.fixture
+def scenario_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a scenario and return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "scenario.toml"
+        path.write_text(text)
+        return path
+
+    return write

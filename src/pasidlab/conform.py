@@ -16,7 +16,7 @@ from typing import Any
 from pasidlab import events
 from pasidlab.drivers.mock import MockDriver, Mode
 from pasidlab.errors import Errno, InputError
-from pasidlab.linux import iommu, iopf, sva, task, traps
+from pasidlab.linux import iommu, iopf, structs, sva, task, traps
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, mmput, process_memory
 from pasidlab.linux.profiles import V6_12, V7_3, Profile
@@ -131,9 +131,11 @@ class Replayer:
         self.tasks: dict[int, task.Task] = {}
         self.handles: dict[int, sva.IommuSva] = {}
         self.globals: set[int] = set()
-        self.attached: dict[tuple[iommu.IommuGroup, int], tuple[iommu.IommuDomain, iommu.AttachHandle | None]] = {}
+        self.attached: dict[
+            tuple[structs.IommuGroup, int], tuple[structs.IommuDomain, structs.AttachHandle | None]
+        ] = {}
 
-    def _probe(self, sequence: Sequence) -> dict[int, iommu.Device]:
+    def _probe(self, sequence: Sequence) -> dict[int, structs.Device]:
         modes = {mode.value: mode for mode in Mode}
         instances = {}
         for inst in sequence.insts:
@@ -141,16 +143,16 @@ class Replayer:
                 raise InputError(f"{self.where}: insts[].ops = {inst.ops!r}; allowed: {', '.join(modes)}")
             self.driver.ops(modes[inst.ops])
             instances[inst.id] = self.driver.instance(f"iommu{inst.id}", inst.max_pasids, modes[inst.ops])
-        groups: dict[int, iommu.IommuGroup] = {}
+        groups: dict[int, structs.IommuGroup] = {}
         devices = {}
         for dev in sequence.devs:
-            device = iommu.Device(self.kernel, f"dev{dev.id}", pasid_num_bits=None if dev.bits < 0 else dev.bits)
+            device = structs.Device(self.kernel, f"dev{dev.id}", pasid_num_bits=None if dev.bits < 0 else dev.bits)
             devices[dev.id] = device
             if dev.inst < 0:
                 continue
             if dev.inst not in instances:
                 raise InputError(f"{self.where}: devs[].inst = {dev.inst} names no instance")
-            own = iommu.IommuGroup(f"group of dev{dev.id}")
+            own = structs.IommuGroup(f"group of dev{dev.id}")
             group = own if dev.group < 0 else groups.setdefault(dev.group, own)
             iommu.iommu_probe_device(device, instances[dev.inst], group)
             self.driver.probe_device(device)
@@ -196,7 +198,7 @@ class Replayer:
 
     # --- the recorder's objects --------------------------------------------------------------------------------
 
-    def _dev(self, number: int) -> iommu.Device:
+    def _dev(self, number: int) -> structs.Device:
         """Return a device behind an IOMMU; the recorder gives the others nothing but binds."""
         dev = self.devs[number]
         if dev.iommu_group is None:
@@ -295,13 +297,13 @@ class Replayer:
 
     def _enqcmd(self, mm: MmStruct) -> int:
         pasid = sva.mm_get_enqcmd_pasid(mm)
-        return -1 if pasid == iommu.IOMMU_PASID_INVALID else pasid
+        return -1 if pasid == structs.IOMMU_PASID_INVALID else pasid
 
     def _stored(self, mm: MmStruct) -> dict[str, int]:
         data = mm.iommu_mm
         if not isinstance(data, V2MmData):
             return {"raw": -1, "mode": -1}
-        raw = -1 if data.pasid == iommu.IOMMU_PASID_INVALID else data.pasid
+        raw = -1 if data.pasid == structs.IOMMU_PASID_INVALID else data.pasid
         return {"raw": raw, "mode": int(data.pasid_global)}
 
     def _state(self, mm: MmStruct) -> dict[str, Any]:
@@ -351,7 +353,7 @@ class Replayer:
 
     def _do_alloc_global(self, dev: int) -> dict[str, Any]:
         pasid = iommu.iommu_alloc_global_pasid(self._dev(dev))
-        if pasid == iommu.IOMMU_PASID_INVALID:
+        if pasid == structs.IOMMU_PASID_INVALID:
             return OK | {"pasid": -1}
         self.globals.add(pasid)
         return OK | {"pasid": pasid}
@@ -363,11 +365,11 @@ class Replayer:
         iommu.iommu_free_global_pasid(self.kernel, pasid)
         return OK
 
-    def _paging_domain(self, dev: iommu.Device) -> iommu.IommuDomain:
+    def _paging_domain(self, dev: structs.Device) -> structs.IommuDomain:
         alloc = dev.ops.domain_alloc_paging
         assert alloc is not None
         domain = alloc(dev)
-        assert isinstance(domain, iommu.IommuDomain)
+        assert isinstance(domain, structs.IommuDomain)
         return domain
 
     def _do_attach(self, number: int, pasid: int, mode: str) -> dict[str, Any]:
@@ -375,7 +377,7 @@ class Replayer:
         group = dev.iommu_group
         assert group is not None
         domain = self._paging_domain(dev)
-        handle = iommu.AttachHandle() if mode == "h" else None
+        handle = structs.AttachHandle() if mode == "h" else None
         refusal = iommu.iommu_attach_device_pasid(domain, dev, pasid, handle)
         if refusal:
             sva.iommu_domain_free(domain)
@@ -405,9 +407,9 @@ class Replayer:
             raise _Absent
         domain, handle = ours if ours and mode in "sr" else (self._paging_domain(dev), None)
         if mode != "r":
-            handle = None if mode == "n" else iommu.AttachHandle()
+            handle = None if mode == "n" else structs.AttachHandle()
         elif handle is None:
-            handle = iommu.AttachHandle()
+            handle = structs.AttachHandle()
         refusal = iommu.iommu_replace_device_pasid(domain, dev, pasid, handle)
         if refusal is None:
             self.attached[group, pasid] = domain, handle

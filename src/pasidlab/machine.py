@@ -19,7 +19,7 @@ from pasidlab.devices.endpoint import PORTALS, Done
 from pasidlab.drivers.mock import MockDriver
 from pasidlab.errors import Errno, ModelError
 from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
-from pasidlab.linux import iommu, iopf, prctl, sva, traps
+from pasidlab.linux import iommu, iopf, prctl, structs, sva, traps
 from pasidlab.linux import task as tasks
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, process_memory
@@ -95,12 +95,12 @@ class Machine:
         self.kernel.force_tagged_sva = spec.cpu.force_tagged_sva
         self.driver = MockDriver(self.kernel)
         self.iommus = {s.name: self._make_iommu(s) for s in spec.iommu}
-        self.groups: dict[str, iommu.IommuGroup] = {}
+        self.groups: dict[str, structs.IommuGroup] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.processes: dict[str, Task] = {}
         self.bindings: dict[str, Binding] = {}
         self.numbers: dict[str, int | None] = {}
-        self.domains: dict[tuple[iommu.IommuGroup, int], iommu.IommuDomain] = {}
+        self.domains: dict[tuple[structs.IommuGroup, int], structs.IommuDomain] = {}
         self.pids: dict[str, int] = {}
         self._decision: events.Decided | None = None
         self.kernel.observers.append(self._observe)
@@ -111,13 +111,13 @@ class Machine:
 
     # --- putting together --------------------------------------------------------------------------------------
 
-    def _make_iommu(self, spec: IommuSpec) -> iommu.IommuDevice:
+    def _make_iommu(self, spec: IommuSpec) -> structs.IommuDevice:
         bound = 1 << spec.pasid_bits if spec.max_pasids is None else spec.max_pasids
         return self.driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
 
     def _make_endpoint(self, spec: DeviceSpec) -> Endpoint:
         pci = spec.kind != "narrow"
-        dev = iommu.Device(
+        dev = structs.Device(
             self.kernel,
             spec.name,
             pci=pci,
@@ -129,7 +129,7 @@ class Machine:
         )
         if spec.iommu is not None:
             group = self.groups.setdefault(
-                spec.group or f"{spec.name} alone", iommu.IommuGroup(spec.group or spec.name)
+                spec.group or f"{spec.name} alone", structs.IommuGroup(spec.group or spec.name)
             )
             iommu.iommu_probe_device(dev, self.iommus[spec.iommu], group)
             self.driver.probe_device(dev)
@@ -137,7 +137,7 @@ class Machine:
         endpoint.probe()
         return endpoint
 
-    def _endpoint_of_kind(self, spec: DeviceSpec, dev: iommu.Device) -> Endpoint:
+    def _endpoint_of_kind(self, spec: DeviceSpec, dev: structs.Device) -> Endpoint:
         if spec.is_idxd:
             return Idxd(
                 dev, self.driver, spec.submits, spec.sloppy, queue=spec.queue, takes_kernel_pasid=spec.kernel_pasid
@@ -226,7 +226,7 @@ class Machine:
         device: str,
         process: str,
         handle: str | None,
-        call: Callable[[iommu.Device, MmStruct], sva.IommuSva | Refusal],
+        call: Callable[[structs.Device, MmStruct], sva.IommuSva | Refusal],
     ) -> Outcome:
         task = self._task(process)
         if isinstance(task, Refusal):
@@ -267,7 +267,7 @@ class Machine:
         endpoint = self.endpoints[device]
         dev = endpoint.dev
         pasid = iommu.iommu_alloc_global_pasid(dev)
-        if pasid == iommu.IOMMU_PASID_INVALID:
+        if pasid == structs.IOMMU_PASID_INVALID:
             if name:
                 self.numbers[name] = None
             refusal = iommu.ALLOC_GLOBAL_NONE.refuse(dev=dev.name, range=iommu.pasid_range(dev))
@@ -298,11 +298,11 @@ class Machine:
     def attach(self, device: str, pasid: int | str, *, with_handle: bool = True) -> Outcome:
         """`iommu_attach_device_pasid()` of a kernel-managed domain of its own."""
 
-        def call(dev: iommu.Device, number: int) -> Refusal | None:
+        def call(dev: structs.Device, number: int) -> Refusal | None:
             domain = self._paging_domain(dev)
             if isinstance(domain, Refusal):
                 return domain
-            handle = iommu.AttachHandle() if with_handle else None
+            handle = structs.AttachHandle() if with_handle else None
             refusal = iommu.iommu_attach_device_pasid(domain, dev, number, handle)
             if refusal is None:
                 self._remember(dev, number, domain)
@@ -314,7 +314,7 @@ class Machine:
     def detach(self, device: str, pasid: int | str) -> Outcome:
         """`iommu_detach_device_pasid()` of what `attach` attached."""
 
-        def call(dev: iommu.Device, number: int) -> Refusal | None:
+        def call(dev: structs.Device, number: int) -> Refusal | None:
             assert dev.iommu_group is not None
             domain = self.domains.pop((dev.iommu_group, number), None)
             if domain is None:
@@ -328,11 +328,11 @@ class Machine:
     def replace(self, device: str, pasid: int | str) -> Outcome:
         """`iommu_replace_device_pasid()` with a new kernel-managed domain."""
 
-        def call(dev: iommu.Device, number: int) -> Refusal | None:
+        def call(dev: structs.Device, number: int) -> Refusal | None:
             domain = self._paging_domain(dev)
             if isinstance(domain, Refusal):
                 return domain
-            refusal = iommu.iommu_replace_device_pasid(domain, dev, number, iommu.AttachHandle())
+            refusal = iommu.iommu_replace_device_pasid(domain, dev, number, structs.AttachHandle())
             if refusal is None:
                 self._remember(dev, number, domain)
                 self.kernel.decided(iommu.REPLACE_DONE, dev=dev.name, pasid=number)
@@ -355,19 +355,19 @@ class Machine:
         return self._settle(None, pasid)
 
     def _with_number(
-        self, device: str, pasid: int | str, call: Callable[[iommu.Device, int], Refusal | None]
+        self, device: str, pasid: int | str, call: Callable[[structs.Device, int], Refusal | None]
     ) -> Outcome:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
         return self._settle(call(self.endpoints[device].dev, number), number)
 
-    def _paging_domain(self, dev: iommu.Device) -> iommu.IommuDomain | Refusal:
+    def _paging_domain(self, dev: structs.Device) -> structs.IommuDomain | Refusal:
         if dev.iommu is None or dev.ops.domain_alloc_paging is None:
             return iommu.ATTACH_NO_GROUP.refuse(dev=dev.name)
         return dev.ops.domain_alloc_paging(dev)
 
-    def _remember(self, dev: iommu.Device, pasid: int, domain: iommu.IommuDomain) -> None:
+    def _remember(self, dev: structs.Device, pasid: int, domain: structs.IommuDomain) -> None:
         assert dev.iommu_group is not None
         old = self.domains.get((dev.iommu_group, pasid))
         self.domains[dev.iommu_group, pasid] = domain
@@ -570,7 +570,7 @@ class Machine:
         if task.mm is None:
             return f"{process}: exited"
         pasid = sva.mm_get_enqcmd_pasid(task.mm)
-        number = "no number" if pasid == iommu.IOMMU_PASID_INVALID else f"number {pasid}"
+        number = "no number" if pasid == structs.IOMMU_PASID_INVALID else f"number {pasid}"
         loaded = (
             f"IA32_PASID {task.x86.ia32_pasid:#x}"
             if self.kernel.arch is Arch.X86

@@ -20,8 +20,9 @@ from pasidlab import events
 from pasidlab.errors import Errno
 from pasidlab.hw.cpu import Store
 from pasidlab.linux import iopf
-from pasidlab.linux.iommu import Device, IommuDomain, iommu_dev_enable_feature_sva, pasid_range
+from pasidlab.linux.iommu import iommu_dev_enable_feature_sva, pasid_range
 from pasidlab.linux.mm import PAGE_SIZE, READ, WRITE, MmStruct, Vma
+from pasidlab.linux.structs import Device, IommuDomain
 from pasidlab.linux.sva import (
     IommuSva,
     bond_of,

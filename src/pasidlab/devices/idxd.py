@@ -16,13 +16,9 @@ from typing import Literal
 from pasidlab.devices.endpoint import Done, Endpoint, Work
 from pasidlab.errors import Errno
 from pasidlab.hw.cpu import Store
-from pasidlab.linux.iommu import (
-    IOMMU_PASID_INVALID,
-    iommu_alloc_global_pasid,
-    iommu_attach_device_pasid,
-    iommu_free_global_pasid,
-)
+from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_attach_device_pasid, iommu_free_global_pasid
 from pasidlab.linux.mm import MmStruct
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import IommuSva
 from pasidlab.rules import Faulted, Refusal, Rule, Verdict
 

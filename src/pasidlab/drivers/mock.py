@@ -17,14 +17,6 @@ from enum import StrEnum
 
 from pasidlab import events
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import (
-    Device,
-    DomainType,
-    IommuDevice,
-    IommuDomain,
-    IommuDomainOps,
-    IommuOps,
-)
 from pasidlab.linux.iopf import (
     Fault,
     IopfQueue,
@@ -35,6 +27,7 @@ from pasidlab.linux.iopf import (
 )
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct
+from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
 from pasidlab.rules import Faulted, Refusal, Rule
 
 OTHER_INSTANCE = Rule(

@@ -15,12 +15,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import AttachHandle, Device, DomainType, iommu_attach_handle_get
+from pasidlab.linux.iommu import iommu_attach_handle_get
 from pasidlab.linux.mm import MmStruct, mmget_not_zero, mmput
+from pasidlab.linux.structs import AttachHandle, Device, DomainType
 from pasidlab.rules import Refusal, Rule
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import IommuDomain
+    from pasidlab.linux.structs import IommuDomain
 
 PERM_READ, PERM_WRITE, PERM_EXEC, PERM_PRIV = 1, 2, 4, 8
 _RIGHTS = PERM_READ | PERM_WRITE | PERM_EXEC

@@ -17,8 +17,8 @@ from pasidlab.pasid import PasidSpace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pasidlab.linux.iommu import Device, IommuDomain
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device, IommuDomain
     from pasidlab.linux.sva import IommuSva
     from pasidlab.rules import Refusal, Rule
 

@@ -14,13 +14,6 @@ from dataclasses import dataclass, field
 from pasidlab import events
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import (
-    IOMMU_NO_PASID,
-    IOMMU_PASID_INVALID,
-    AttachHandle,
-    Device,
-    DomainType,
-    IommuDomain,
-    IommuGroup,
     iommu_alloc_global_pasid,
     iommu_attach_device_pasid,
     iommu_attach_handle_get,
@@ -31,6 +24,15 @@ from pasidlab.linux.iommu import (
 from pasidlab.linux.iopf import iommu_sva_iopf_handler
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, mmdrop, mmgrab
+from pasidlab.linux.structs import (
+    IOMMU_NO_PASID,
+    IOMMU_PASID_INVALID,
+    AttachHandle,
+    Device,
+    DomainType,
+    IommuDomain,
+    IommuGroup,
+)
 from pasidlab.rules import Refusal, Rule
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from pasidlab import events
 from pasidlab.hw.cpu import Arm64Cpu, CpuException, Instruction, Store, X86Cpu
-from pasidlab.linux.iommu import IOMMU_PASID_INVALID
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import mm_get_enqcmd_pasid
 from pasidlab.linux.task import Task
 from pasidlab.rules import Rule, Signal, Signalled

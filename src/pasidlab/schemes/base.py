@@ -11,13 +11,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import (
-    IOMMU_PASID_INVALID,
-    DomainType,
-    iommu_free_global_pasid,
-    pasid_range,
-    slot_domain,
-)
+from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range, slot_domain
+from pasidlab.linux.structs import IOMMU_PASID_INVALID, DomainType
 from pasidlab.linux.sva import (
     BIND_NOSPC,
     IommuMmData,
@@ -30,8 +25,8 @@ from pasidlab.rules import Refusal, Rule
 from pasidlab.schemes.options import Options
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device, IommuDomain
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device, IommuDomain
     from pasidlab.pasid import PasidSpace
 
 NO_SUCH_CALL = Rule(

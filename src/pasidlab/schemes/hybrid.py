@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import IOMMU_PASID_INVALID, iommu_free_global_pasid, pasid_range
+from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
     BIND_NO_MEMORY,
     IommuMmData,
@@ -29,8 +30,8 @@ from pasidlab.schemes.base import PORTAL_NO_BOND, Scheme
 from pasidlab.schemes.local import is_local
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device, IommuGroup
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device, IommuGroup
 
 _BIND = "iommu_sva_bind_device_pasid (hybrid)"
 LOCAL_TOO_WIDE = Rule(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device
+    from pasidlab.linux.structs import Device
     from pasidlab.schemes.options import LocalBy
 
 

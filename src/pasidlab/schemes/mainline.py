@@ -13,8 +13,8 @@ from pasidlab.rules import Refusal
 from pasidlab.schemes.base import Scheme
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device
     from pasidlab.linux.sva import IommuSva
 
 

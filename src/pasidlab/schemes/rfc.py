@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import (
     ATTACH_NO_GROUP,
-    IOMMU_PASID_INVALID,
     iommu_attach_device_pasid,
     iommu_free_global_pasid,
     pasid_range,
     slot_text,
 )
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import IommuMmData, IommuSva, iommu_sva_bind_pasid, iommu_sva_release_bond
 from pasidlab.rules import Refusal, Rule
 from pasidlab.schemes.base import Scheme
 from pasidlab.schemes.local import is_local
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device, IommuDomain, IommuGroup
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device, IommuDomain, IommuGroup
 
 DEVICE_FULL = Rule(
     "rfc.device-full",

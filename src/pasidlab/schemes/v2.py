@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import (
-    IOMMU_PASID_INVALID,
-    iommu_alloc_global_pasid,
-    iommu_free_global_pasid,
-    pasid_range,
-)
+from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_free_global_pasid, pasid_range
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
     BIND_NO_MEMORY,
     BIND_NOSPC,
@@ -30,8 +26,8 @@ from pasidlab.schemes.base import Scheme
 from pasidlab.schemes.local import is_local
 
 if TYPE_CHECKING:
-    from pasidlab.linux.iommu import Device
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.structs import Device
 
 _BIND = "iommu_sva_bind_device_pasid (v2 patch)"
 MODE_DIFFERS = Rule(

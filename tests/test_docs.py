@@ -1,0 +1,91 @@
+"""What the documents show is run: commands with the output that stands under them, Python as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pasidlab.rules import RULES
+
+from .conftest import ROOT, Command
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        texts = [text for kind, text in BLOCK.findall(document.read_text()) if kind == language]
+        found += [(f"{document.name} {number}", text) for number, text in enumerate(texts, start=1)]
+    return found
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Split a console block into commands, each with the output lines under it."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        elif line.strip() and found:
+            found[-1][1].append(line.rstrip())
+    return found
+
+
+CONSOLE = blocks("console")
+
+
+@pytest.mark.parametrize("block", [text for _, text in CONSOLE], ids=[name for name, _ in CONSOLE])
+def test_a_command_prints_what_the_document_shows(pasidlab: Command, block: str) -> None:
+    for command, expected in commands(block):
+        program, *arguments = shlex.split(command)
+        assert program == "pasidlab", command
+        done = pasidlab(*arguments)
+        assert done.status == 0, done.err
+        printed = iter([line.rstrip() for line in done.out.splitlines()])
+        for line in expected:
+            assert line in printed, f"{command} does not print: {line}"
+
+
+PYTHON = blocks("python")
+
+
+@pytest.mark.parametrize("block", [text for _, text in PYTHON], ids=[name for name, _ in PYTHON])
+def test_python_in_a_document_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(compile(block, "document", "exec"), {})
+
+
+def test_every_command_in_backticks_of_the_thread_document_works(pasidlab: Command) -> None:
+    text = (ROOT / "docs" / "thread.md").read_text()
+    for command in sorted(set(re.findall(r"`pasidlab ([^`]+)`", text))):
+        done = pasidlab(*shlex.split(command))
+        assert done.status == 0, f"pasidlab {command}: {done.err or done.out}"
+
+
+@pytest.mark.parametrize("number", range(1, 34))
+def test_every_requirement_of_the_thread_has_its_section(number: int) -> None:
+    text = (ROOT / "docs" / "thread.md").read_text()
+    assert re.search(rf"^### R{number} ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+    named = re.findall(r"(?:scenarios|tests/data|docs|benchmarks)/[\w./*-]+\.\w+", document.read_text())
+    missing = [name for name in named if "*" not in name and not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_every_rule_id_in_a_document_exists() -> None:
+    for document in DOCUMENTS:
+        for rule in re.findall(r"\[((?:bind|attach|portal|traps|v2|rfc|hybrid|dma)\.[\w.-]+)", document.read_text()):
+            assert rule in RULES, f"{document.name}: {rule}"
+
+
+def test_the_scheme_authors_guide_has_its_example(pasidlab: Command) -> None:
+    done = pasidlab("run", "scenarios/narrow.toml", "--scheme", "mainline,docs/examples/top_down.py:TopDown")
+    assert done.status == 0
+    assert "ok 3" in done.out

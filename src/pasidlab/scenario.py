@@ -69,43 +69,70 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
 _DEVICE, _PROCESS = {"device": "device"}, {"process": "process"}
 
 
-class Bind(Step, frozen=True, tag="bind"):
-    """What the device's driver does under the scheme at hand."""
+class OnDevice(Step, frozen=True):
+    """A step about one device."""
 
     device: Name
+    uses: ClassVar = _DEVICE
+
+
+class OnProcess(Step, frozen=True):
+    """A step about one process."""
+
+    process: Name
+    uses: ClassVar = _PROCESS
+
+
+class OnNumber(OnDevice, frozen=True):
+    """A step about a number of one device; the number may be the name of an allocation or a handle."""
+
+    pasid: PasidOrName
+    uses: ClassVar = _DEVICE | {"pasid": "number"}
+
+
+class Binding(OnDevice, frozen=True):
+    """A step that binds a process to a device; `as` names the handle."""
+
     process: Name
     as_: Name | None = field(name="as", default=None)
     uses: ClassVar = _DEVICE | _PROCESS
     makes: ClassVar = "handle"
+
+
+class Numbering(OnDevice, frozen=True):
+    """A step that takes a number for a device; `as` names it."""
+
+    as_: Name | None = field(name="as", default=None)
+    makes: ClassVar = "number"
+
+
+class Birth(OnProcess, frozen=True):
+    """A step that starts a task; `as` names it."""
+
+    as_: Name = field(name="as")
+    makes: ClassVar = "process"
+
+
+class Bind(Binding, frozen=True, tag="bind"):
+    """What the device's driver does under the scheme at hand."""
 
     def perform(self, machine: Machine) -> Outcome:
         """Open the device."""
         return machine.bind(self.device, self.process, self.as_)
 
 
-class BindDevice(Step, frozen=True, tag="bind_device"):
+class BindDevice(Binding, frozen=True, tag="bind_device"):
     """The exact call iommu_sva_bind_device()."""
-
-    device: Name
-    process: Name
-    as_: Name | None = field(name="as", default=None)
-    uses: ClassVar = _DEVICE | _PROCESS
-    makes: ClassVar = "handle"
 
     def perform(self, machine: Machine) -> Outcome:
         """Call it."""
         return machine.bind_device(self.device, self.process, self.as_)
 
 
-class BindDevicePasid(Step, frozen=True, tag="bind_device_pasid"):
+class BindDevicePasid(Binding, frozen=True, kw_only=True, tag="bind_device_pasid"):
     """The exact call iommu_sva_bind_device_pasid()."""
 
-    device: Name
-    process: Name
     pasid: Pasid
-    as_: Name | None = field(name="as", default=None)
-    uses: ClassVar = _DEVICE | _PROCESS
-    makes: ClassVar = "handle"
 
     def perform(self, machine: Machine) -> Outcome:
         """Call it."""
@@ -123,13 +150,8 @@ class Unbind(Step, frozen=True, tag="unbind"):
         return machine.unbind(self.handle)
 
 
-class AllocGlobal(Step, frozen=True, tag="alloc_global"):
+class AllocGlobal(Numbering, frozen=True, tag="alloc_global"):
     """A kernel module takes a number with iommu_alloc_global_pasid()."""
-
-    device: Name
-    as_: Name | None = field(name="as", default=None)
-    uses: ClassVar = _DEVICE
-    makes: ClassVar = "number"
 
     def perform(self, machine: Machine) -> Outcome:
         """Take it."""
@@ -147,120 +169,84 @@ class FreeGlobal(Step, frozen=True, tag="free_global"):
         return machine.free_global(self.pasid)
 
 
-class Attach(Step, frozen=True, tag="attach"):
+class Attach(OnNumber, frozen=True, tag="attach"):
     """Attach a kernel-managed domain to a PASID; `with_handle = false` as for kernel DMA."""
 
-    device: Name
-    pasid: PasidOrName
     with_handle: bool = True
-    uses: ClassVar = _DEVICE | {"pasid": "number"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Attach."""
         return machine.attach(self.device, self.pasid, with_handle=self.with_handle)
 
 
-class Detach(Step, frozen=True, tag="detach"):
+class Detach(OnNumber, frozen=True, tag="detach"):
     """Detach what `attach` or `attach_any` attached."""
-
-    device: Name
-    pasid: PasidOrName
-    uses: ClassVar = _DEVICE | {"pasid": "number"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Detach."""
         return machine.detach(self.device, self.pasid)
 
 
-class Replace(Step, frozen=True, tag="replace"):
+class Replace(OnNumber, frozen=True, tag="replace"):
     """Replace what is attached by a new kernel-managed domain."""
-
-    device: Name
-    pasid: PasidOrName
-    uses: ClassVar = _DEVICE | {"pasid": "number"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Replace."""
         return machine.replace(self.device, self.pasid)
 
 
-class AttachAny(Step, frozen=True, tag="attach_any"):
+class AttachAny(Numbering, frozen=True, tag="attach_any"):
     """Attach a kernel-managed domain to any number, with the RFC's call."""
-
-    device: Name
-    as_: Name | None = field(name="as", default=None)
-    uses: ClassVar = _DEVICE
-    makes: ClassVar = "number"
 
     def perform(self, machine: Machine) -> Outcome:
         """Attach."""
         return machine.attach_any(self.device, self.as_)
 
 
-class Fork(Step, frozen=True, tag="fork"):
+class Fork(Birth, frozen=True, tag="fork"):
     """Start a child process."""
-
-    process: Name
-    as_: Name = field(name="as")
-    uses: ClassVar = _PROCESS
-    makes: ClassVar = "process"
 
     def perform(self, machine: Machine) -> Outcome:
         """Fork."""
         return machine.fork(self.process, self.as_)
 
 
-class Clone(Step, frozen=True, tag="clone"):
+class Clone(Birth, frozen=True, tag="clone"):
     """Start a thread (CLONE_VM)."""
-
-    process: Name
-    as_: Name = field(name="as")
-    uses: ClassVar = _PROCESS
-    makes: ClassVar = "process"
 
     def perform(self, machine: Machine) -> Outcome:
         """Clone."""
         return machine.clone(self.process, self.as_)
 
 
-class Exec(Step, frozen=True, tag="exec"):
+class Exec(OnProcess, frozen=True, tag="exec"):
     """Replace the process's address space."""
-
-    process: Name
-    uses: ClassVar = _PROCESS
 
     def perform(self, machine: Machine) -> Outcome:
         """Exec."""
         return machine.exec(self.process)
 
 
-class Exit(Step, frozen=True, tag="exit"):
+class Exit(OnProcess, frozen=True, tag="exit"):
     """End a process or thread."""
-
-    process: Name
-    uses: ClassVar = _PROCESS
 
     def perform(self, machine: Machine) -> Outcome:
         """Exit."""
         return machine.exit(self.process)
 
 
-class EnableLam(Step, frozen=True, tag="enable_lam"):
+class EnableLam(OnProcess, frozen=True, tag="enable_lam"):
     """Turn x86 LAM on for a process."""
-
-    process: Name
-    uses: ClassVar = _PROCESS
 
     def perform(self, machine: Machine) -> Outcome:
         """Call arch_prctl."""
         return machine.enable_lam(self.process)
 
 
-class MmapPortal(Step, frozen=True, tag="mmap_portal"):
+class MmapPortal(OnDevice, frozen=True, tag="mmap_portal"):
     """Map a device's portal into a process."""
 
     process: Name
-    device: Name
     uses: ClassVar = _PROCESS | _DEVICE
 
     def perform(self, machine: Machine) -> Outcome:
@@ -373,33 +359,24 @@ class Discard(Step, frozen=True, tag="discard"):
         return machine.discard(self.iommu)
 
 
-class ResetPrepare(Step, frozen=True, tag="reset_prepare"):
+class ResetPrepare(OnDevice, frozen=True, tag="reset_prepare"):
     """Fence a device before its reset."""
-
-    device: Name
-    uses: ClassVar = _DEVICE
 
     def perform(self, machine: Machine) -> Outcome:
         """Fence."""
         return machine.reset_prepare(self.device)
 
 
-class ResetDone(Step, frozen=True, tag="reset_done"):
+class ResetDone(OnDevice, frozen=True, tag="reset_done"):
     """Lift the fence after the reset."""
-
-    device: Name
-    uses: ClassVar = _DEVICE
 
     def perform(self, machine: Machine) -> Outcome:
         """Lift."""
         return machine.reset_done(self.device)
 
 
-class ClaimDmaOwner(Step, frozen=True, tag="claim_dma_owner"):
+class ClaimDmaOwner(OnDevice, frozen=True, tag="claim_dma_owner"):
     """Give a device's group to user space, as VFIO and iommufd do."""
-
-    device: Name
-    uses: ClassVar = _DEVICE
 
     def perform(self, machine: Machine) -> Outcome:
         """Claim."""
@@ -414,13 +391,11 @@ class InvalidateKva(Step, frozen=True, tag="invalidate_kva"):
         return machine.invalidate_kva()
 
 
-class FailNext(Step, frozen=True, tag="fail_next"):
+class FailNext(OnDevice, frozen=True, tag="fail_next"):
     """The next such call for the device fails; `memory` is the next allocation in the kernel."""
 
-    device: Name
     call: Literal["set_dev_pasid", "domain_alloc_sva", "memory"]
     errno: str = "ENOMEM"
-    uses: ClassVar = _DEVICE
 
     def perform(self, machine: Machine) -> Outcome:
         """Arm the failure."""

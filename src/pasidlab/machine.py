@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard
 
 from pasidlab import events
@@ -27,7 +28,7 @@ from pasidlab.linux.profiles import profile
 from pasidlab.linux.task import Task
 from pasidlab.outcome import Outcome, holder_text
 from pasidlab.rules import RULES, Faulted, Refusal, Rule, Signal, Verdict
-from pasidlab.schemes import Scheme
+from pasidlab.schemes import Scheme, find_scheme
 
 
 @dataclass(slots=True, eq=False)
@@ -77,14 +78,29 @@ KERNEL_NO_NUMBER = Rule(
 KERNEL_NO_ENQCMDS = Rule(
     "kernel.no-enqcmds", "the CPU", "no ENQCMDS", "this CPU has no ENQCMDS to submit to {dev} with", Errno.EOPNOTSUPP
 )
+FREE_SILENT = Rule(
+    "free-global.silent",
+    "ida_free (lib/idr.c)",
+    "(int)id < 0",
+    "{pasid} has the sign bit set and is ignored without a word",
+)
+DMA_DONE = Rule(
+    "dma.done", "the IOMMU", "the entry of (device, PASID) names that memory", "{dev} used PASID {pasid} by itself"
+)
+FAILURE_ARMED = Rule(
+    "failure.armed", "the scenario", "the next such call fails", "the next {call} for {dev} fails with {errno}"
+)
+SHOWN = Rule("show", "the scenario", "nothing changes", "as it stands")
 GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, iommu.ALLOC_GLOBAL_NONE.id})
 
 
 class Machine:
-    """A running machine under one scheme; see the module docstring."""
+    """A running machine under one scheme; see the module docstring. `scheme` is one, or the name of one."""
 
-    def __init__(self, spec: MachineSpec, scheme: Scheme) -> None:
+    def __init__(self, spec: MachineSpec, scheme: Scheme | str = "mainline") -> None:
         check(spec)
+        if isinstance(scheme, str):
+            scheme = find_scheme(scheme)(spec.options)
         switched = profile(spec.kernel).with_switches(dict(spec.switches))
         self.spec = spec
         self.scheme = scheme
@@ -208,7 +224,7 @@ class Machine:
         if not _is_bond(bond, self.scheme):
             return self._settle_for(bond, endpoint)
         binding = Binding(bond, endpoint)
-        binding.file = tasks.File(device, lambda: self._release(binding))
+        binding.file = tasks.File(device, partial(self._release, binding))
         task.files.files.append(binding.file)
         return self._bound(binding, handle or f"{device}/{process}")
 
@@ -272,7 +288,7 @@ class Machine:
                 self.numbers[name] = None
             refusal = iommu.ALLOC_GLOBAL_NONE.refuse(dev=dev.name, range=iommu.pasid_range(dev))
             return self._settle_for(refusal, endpoint)
-        self.kernel.global_users[pasid] = f"a module for {device}"
+        self.kernel.global_users[pasid] = f"module {name}" if name else f"the driver of {device}"
         if name:
             self.numbers[name] = pasid
         self.kernel.decided(iommu.ALLOC_GLOBAL, dev=device, pasid=pasid)
@@ -283,6 +299,8 @@ class Machine:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
+        if number > iommu.IDA_MAX:
+            self.kernel.decided(FREE_SILENT, pasid=number)
         iommu.iommu_free_global_pasid(self.kernel, number)
         return self._settle(None, number)
 
@@ -470,7 +488,9 @@ class Machine:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
-        return self._settle(self.endpoints[device].access(number, work))
+        outcome = self.endpoints[device].access(number, work)
+        self.kernel.decided(DMA_DONE, dev=device, pasid=number)
+        return self._settle(outcome)
 
     def handoff(self, first: str, second: str, process: str, work: Work) -> Outcome:
         """Let one device work for a process and tell a second one which PASID to use for the rest."""
@@ -515,7 +535,9 @@ class Machine:
 
     def discard(self, name: str) -> Outcome:
         """`iopf_queue_discard_partial()` of an IOMMU, as after an overflow."""
-        return self._settle(iopf.iopf_queue_discard_partial(self.iommus[name].iopf_queue))
+        refusal = iopf.iopf_queue_discard_partial(self.iommus[name].iopf_queue)
+        self.kernel.decided(iopf.DISCARDED)
+        return self._settle(refusal)
 
     def reset_prepare(self, device: str) -> Outcome:
         """`pci_dev_reset_iommu_prepare()`."""
@@ -552,12 +574,14 @@ class Machine:
             self.driver.fail_alloc[dev] = errno
         else:
             self.kernel.fail_allocation = 1
+        self.kernel.decided(FAILURE_ARMED, call=call, errno=errno.name, dev=device)
         return self._settle(None)
 
     # --- looking -----------------------------------------------------------------------------------------------
 
     def show(self, process: str | None = None, device: str | None = None) -> Outcome:
         """Tell the state of a process or a device; without either, that of the global space."""
+        self.kernel.decided(SHOWN)
         if process is not None:
             return self._settle(None, detail=(self._process_text(process),))
         if device is not None:

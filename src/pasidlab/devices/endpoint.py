@@ -103,6 +103,9 @@ NO_PORTAL = Rule(
     "{dev} takes its PASID through {submit}, not through a portal",
     Errno.ENODEV,
 )
+PORTAL_MAPPED = Rule(
+    "portal.mapped", "mmap of the device's portal", "the guard lets it", "process {mm} has the portal of {dev} mapped"
+)
 POSTED_IGNORED = Rule(
     "portal.posted-ignored",
     "the device's portal",
@@ -217,6 +220,7 @@ class Endpoint:
         refusal = self.scheme.may_map_portal(self.dev, mm)
         if refusal is None:
             self.mapped.add(mm)
+            self.dev.kernel.decided(PORTAL_MAPPED, mm=mm.name, dev=self.dev.name)
         return refusal
 
     # --- the device --------------------------------------------------------------------------------------------
@@ -226,20 +230,22 @@ class Endpoint:
         bond = None if self.dev.iommu_group is None else bond_of(self.dev.iommu_group, mm)
         if bond is None:
             return NO_QUEUE.refuse(mm=mm.name, dev=self.dev.name)
-        self.dev.kernel.decided(REGISTER_USED, dev=self.dev.name, pasid=bond.pasid)
-        return self.access(bond.pasid, work)
+        return self._access_by(REGISTER_USED, bond.pasid, work)
 
     def receive(self, store: Store, work: Work) -> Done | Verdict | None:
         """Take a write to the portal; None when the device ignores it."""
-        kernel = self.dev.kernel
         if not store.posted:
-            kernel.decided(PORTAL_BELIEVED, dev=self.dev.name, pasid=store.pasid)
-            return self.access(store.pasid, work)
-        if not self.sloppy:
-            kernel.decided(POSTED_IGNORED, dev=self.dev.name)
-            return None
-        outcome = self.access(store.pasid, work)
-        kernel.decided(POSTED_BELIEVED, dev=self.dev.name, pasid=store.pasid)
+            return self._access_by(PORTAL_BELIEVED, store.pasid, work)
+        if self.sloppy:
+            return self._access_by(POSTED_BELIEVED, store.pasid, work)
+        self.dev.kernel.decided(POSTED_IGNORED, dev=self.dev.name)
+        return None
+
+    def _access_by(self, rule: Rule, pasid: int, work: Work) -> Done | Faulted:
+        """Access memory, and report the rule by which the device believed the number."""
+        outcome = self.access(pasid, work)
+        if isinstance(outcome, Done):
+            self.dev.kernel.decided(rule, dev=self.dev.name, pasid=pasid)
         return outcome
 
     def access(self, pasid: int, work: Work) -> Done | Faulted:

@@ -51,6 +51,14 @@ DEDICATED_NO_OWNER = Rule(
 )
 
 
+DEDICATED_USED = Rule(
+    "idxd.dedicated-used",
+    "the device's portal",
+    "the queue is dedicated: WQCFG.pasid counts, not what the write carries",
+    "{dev} works under PASID {pasid} of WQCFG",
+)
+
+
 @dataclass(slots=True, eq=False)
 class Idxd(Endpoint):
     """A DSA or IAA instance with one work queue.
@@ -111,4 +119,4 @@ class Idxd(Endpoint):
             return DEDICATED_RETRY.refuse(dev=self.dev.name)
         if self.wqcfg_pasid is None:
             return Faulted(DEDICATED_NO_OWNER, {"dev": self.dev.name})
-        return self.access(self.wqcfg_pasid, work)
+        return self._access_by(DEDICATED_USED, self.wqcfg_pasid, work)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
 
 _U32 = 0xFFFF_FFFF
-_IDA_MAX = 0x7FFF_FFFF
+IDA_MAX = 0x7FFF_FFFF
 
 
 # --- probing -------------------------------------------------------------------------------------------------
@@ -103,6 +103,20 @@ ALLOC_GLOBAL_NONE = Rule(
 )
 
 
+FREE_GLOBAL = Rule(
+    "free-global.done",
+    "iommu_free_global_pasid (drivers/iommu/iommu.c)",
+    "ida_free(&iommu_global_pasid_ida, pasid)",
+    "{pasid} is free in the global space again",
+)
+FREE_GLOBAL_WARN = Rule(
+    "free-global.not-held",
+    "iommu_free_global_pasid (drivers/iommu/iommu.c)",
+    "WARN_ON: IOMMU_PASID_INVALID, or a number that is not allocated",
+    "the kernel warns: {pasid} is not held; nothing changes",
+)
+
+
 def pasid_range(dev: Device) -> str:
     """Say in words which numbers the device can carry."""
     if dev.max_pasids <= 1:
@@ -127,15 +141,18 @@ def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
     """Give a number back; WARN for INVALID and for one that is not held, silence from 2^31 on, as ida_free."""
     if pasid == IOMMU_PASID_INVALID:
         kernel.warn("iommu_free_global_pasid", "pasid is IOMMU_PASID_INVALID")
+        kernel.decided(FREE_GLOBAL_WARN, pasid="IOMMU_PASID_INVALID")
         return
-    if pasid > _IDA_MAX:
+    if pasid > IDA_MAX:
         return
     if not kernel.iommu_global_pasid_ida.free(pasid):
         kernel.warn("ida_free", f"ida_free called for id={pasid} which is not allocated")
+        kernel.decided(FREE_GLOBAL_WARN, pasid=pasid)
         return
     kernel.global_users.pop(pasid, None)
     if kernel.observers:
         kernel.emit(events.PasidFreed(pasid))
+    kernel.decided(FREE_GLOBAL, pasid=pasid)
 
 
 # --- attach --------------------------------------------------------------------------------------------------
@@ -296,6 +313,14 @@ def iommu_remove_dev_pasid(dev: Device, pasid: int, domain: IommuDomain) -> None
         dev.kernel.warn("iommu_remove_dev_pasid", f"{dev.name} refuses the blocked domain at {pasid}")
 
 
+DETACH_DONE = Rule(
+    "detach.done",
+    "iommu_detach_device_pasid (drivers/iommu/iommu.c)",
+    "every member that is not in reset was set to the blocked domain, then the slot erased",
+    "nothing is attached to {pasid} on {dev} any more",
+)
+
+
 def iommu_detach_device_pasid(domain: IommuDomain, dev: Device, pasid: int) -> None:
     """Detach from every member; hardware first, the slot last. A member in reset is blocked already."""
     group = dev.iommu_group
@@ -304,6 +329,7 @@ def iommu_detach_device_pasid(domain: IommuDomain, dev: Device, pasid: int) -> N
         if member.max_pasids and not member.blocked:
             iommu_remove_dev_pasid(member, pasid, domain)
     group.pasid_array.pop(pasid, None)
+    dev.kernel.decided(DETACH_DONE, dev=dev.name, pasid=pasid)
 
 
 # --- replace -------------------------------------------------------------------------------------------------
@@ -555,18 +581,55 @@ RESET_NESTED = Rule(
 )
 
 
+RESET_NO_FENCE = Rule(
+    "reset.no-fence", _RESET, "the kernel has no fence, or the device no IOMMU", "{dev} is reset without any fence"
+)
+RESET_FENCED = Rule(
+    "reset.fenced",
+    _RESET,
+    "RID and every PASID of the device are blocked",
+    "{dev} reaches nothing until its reset is done ({depth} deep)",
+    source="7.3.4 (run)",
+)
+RESET_LIFTED = Rule(
+    "reset.lifted",
+    "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
+    "reset_depth reached 0",
+    "{dev} has its RID and the PASIDs of its group back",
+    source="7.3.4 (run)",
+)
+RESET_UNBALANCED = Rule(
+    "reset.unbalanced",
+    "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
+    "WARN_ON(!reset_depth)",
+    "the kernel warns: {dev} is not being reset",
+)
+RESET_STILL = Rule(
+    "reset.still-fenced",
+    "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
+    "--reset_depth",
+    "{dev} is still being reset, {depth} deep",
+)
+
+
 def pci_dev_reset_iommu_prepare(dev: Device) -> Refusal | None:
     """Block the RID and every PASID of a device before its reset; `pasid_array` stays as it is."""
-    fence = dev.kernel.profile.reset_fence
-    group = dev.iommu_group
+    kernel, group = dev.kernel, dev.iommu_group
+    fence = kernel.profile.reset_fence
     if fence == "none" or group is None:
+        kernel.decided(RESET_NO_FENCE, dev=dev.name)
         return None
     if fence == "flat" and group.recovery_cnt:
-        dev.kernel.warn("pci_dev_reset_iommu_prepare", f"{dev.name} is being reset already")
+        kernel.warn("pci_dev_reset_iommu_prepare", f"{dev.name} is being reset already")
         return RESET_NESTED.refuse(dev=dev.name)
     dev.reset_depth += 1
-    if dev.reset_depth > 1:
-        return None
+    if dev.reset_depth == 1:
+        _block_device(dev, group)
+    kernel.decided(RESET_FENCED, dev=dev.name, depth=dev.reset_depth)
+    return None
+
+
+def _block_device(dev: Device, group: IommuGroup) -> None:
     blocked = dev.ops.blocked_domain
     assert blocked is not None
     _attach_rid(blocked, dev)
@@ -576,19 +639,21 @@ def pci_dev_reset_iommu_prepare(dev: Device) -> Refusal | None:
         if pasid and dev.max_pasids and domain is not None:
             iommu_remove_dev_pasid(dev, pasid, domain)
     group.recovery_cnt += 1
-    return None
 
 
 def pci_dev_reset_iommu_done(dev: Device) -> None:
     """Put the RID and every PASID of the array back; a driver that refuses leaves that PASID blocked."""
-    group = dev.iommu_group
-    if dev.kernel.profile.reset_fence == "none" or group is None:
+    kernel, group = dev.kernel, dev.iommu_group
+    if kernel.profile.reset_fence == "none" or group is None:
+        kernel.decided(RESET_NO_FENCE, dev=dev.name)
         return
     if not dev.reset_depth:
-        dev.kernel.warn("pci_dev_reset_iommu_done", f"{dev.name} is not being reset")
+        kernel.warn("pci_dev_reset_iommu_done", f"{dev.name} is not being reset")
+        kernel.decided(RESET_UNBALANCED, dev=dev.name)
         return
     dev.reset_depth -= 1
     if dev.reset_depth:
+        kernel.decided(RESET_STILL, dev=dev.name, depth=dev.reset_depth)
         return
     if group.domain is not None:
         _attach_rid(group.domain, dev)
@@ -597,6 +662,7 @@ def pci_dev_reset_iommu_done(dev: Device) -> None:
         if pasid and dev.max_pasids:
             _restore_pasid(dev, pasid, entry)
     group.recovery_cnt -= 1
+    kernel.decided(RESET_LIFTED, dev=dev.name)
 
 
 def _restore_pasid(dev: Device, pasid: int, entry: Slot) -> None:

@@ -136,6 +136,12 @@ DISCARD_NO_QUEUE = Rule(
     "there is no fault queue",
     Errno.EINVAL,
 )
+DISCARDED = Rule(
+    "fault.discarded",
+    "iopf_queue_discard_partial (drivers/iommu/io-pgfault.c)",
+    "the partial lists of all devices of the queue were emptied",
+    "the partial requests of all devices behind this IOMMU are forgotten",
+)
 QUEUE_NO_RESPONSE = Rule(
     "fault.queue-no-response-op",
     "iopf_queue_add_device (drivers/iommu/io-pgfault.c)",

@@ -31,6 +31,9 @@ LAM_BITS = Rule(
 )
 
 
+LAM_ON = Rule("lam.on", _WHERE, "no check failed", "process {mm} uses tagged addresses now")
+
+
 def prctl_enable_tagged_addr(task: Task, bits: int = MAX_LAM_BITS) -> Refusal | None:
     """Turn LAM on for the task's mm."""
     mm = task.mm
@@ -44,4 +47,5 @@ def prctl_enable_tagged_addr(task: Task, bits: int = MAX_LAM_BITS) -> Refusal | 
     if not 0 < bits <= MAX_LAM_BITS:
         return LAM_BITS.refuse(bits=bits)
     mm.lam = True
+    task.kernel.decided(LAM_ON, mm=mm.name)
     return None

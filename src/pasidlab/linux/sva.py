@@ -153,6 +153,25 @@ BIND_NO_SVA_FALLBACK = Rule(
     Errno.ENOMEM,
     "6.12.117 (read)",
 )
+_UNBIND = "iommu_sva_unbind_device (drivers/iommu/iommu-sva.c)"
+UNBIND_SHARED = Rule(
+    "unbind.shared",
+    _UNBIND,
+    "!refcount_dec_and_test(&iommu_sva->users)",
+    "another bind of {mm} still uses the bond on {dev}",
+)
+UNBIND_LAST = Rule(
+    "unbind.last",
+    _UNBIND,
+    "refcount_dec_and_test(&iommu_sva->users)",
+    "the bond of {mm} on {dev} is gone; number {pasid} is detached",
+)
+KVA_FLUSHED = Rule(
+    "kva.flushed",
+    "iommu_sva_invalidate_kva_range (drivers/iommu/iommu-sva.c)",
+    "list_for_each_entry(iommu_mm, &iommu_sva_mms, mm_list_elm)",
+    "every bound address space was flushed, whatever gave its number",
+)
 BIND_PASID_ZERO = Rule(
     "bind-pasid.zero",
     "iommu_sva_bind_device_pasid (v2 patch)",
@@ -325,18 +344,20 @@ def iommu_domain_free(domain: IommuDomain) -> None:
 
 def iommu_sva_release_bond(handle: IommuSva) -> bool:
     """Give back one use of a bond, and the bond with the last one; true when it went."""
+    data, domain, kernel = handle.data, handle.domain, handle.dev.kernel
     handle.users -= 1
     if handle.users:
+        kernel.decided(UNBIND_SHARED, mm=data.mm.name, dev=handle.dev.name)
         return False
-    data, domain = handle.data, handle.domain
     assert domain is not None
     iommu_detach_device_pasid(domain, handle.dev, handle.pasid)
     domain.users -= 1
     if not domain.users:
         data.sva_domains.remove(domain)
         if not data.sva_domains:
-            data.mm.kernel.iommu_sva_mms.pop(data.mm, None)
+            kernel.iommu_sva_mms.pop(data.mm, None)
         iommu_domain_free(domain)
+    kernel.decided(UNBIND_LAST, mm=data.mm.name, dev=handle.dev.name, pasid=handle.pasid)
     return True
 
 
@@ -345,6 +366,7 @@ def iommu_sva_invalidate_kva_range(kernel: Kernel, start: int, end: int) -> None
 
     Reaches an mm through its notifiers, so one that was released gets nothing.
     """
+    kernel.decided(KVA_FLUSHED)
     if not kernel.profile.kva_invalidation:
         return
     for mm in kernel.iommu_sva_mms:

@@ -16,8 +16,34 @@ from pasidlab.hw.cpu import Arm64Registers, X86Registers
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct, mmget, mmput
 from pasidlab.linux.sva import mm_pasid_init
+from pasidlab.rules import Rule
 
 INIT_PIDNS = "init"
+
+FORKED = Rule(
+    "task.forked",
+    "dup_mm, mm_pasid_init, fpu_clone (kernel/fork.c, arch/x86/kernel/fpu/core.c)",
+    "mm->iommu_mm = NULL; the PASID state of the child is clear",
+    "{child} has a copy of the memory and the open files of {parent}, but no bond and no number",
+)
+CLONED = Rule(
+    "task.cloned",
+    "copy_mm (kernel/fork.c)",
+    "clone_flags & CLONE_VM",
+    "{child} shares the memory, the bonds and the number of {parent}; its IA32_PASID is clear",
+)
+EXECED = Rule(
+    "task.execed",
+    "exec_mmap, flush_thread (fs/exec.c, arch/x86/kernel/process.c)",
+    "a new mm without SVA data; IA32_PASID is reset, open files stay open",
+    "{task} left its address space and its number; its open files still hold their bonds",
+)
+EXITED = Rule(
+    "task.exited",
+    "do_exit: exit_mm before exit_files (kernel/exit.c)",
+    "the address space goes before the files do",
+    "{task} is gone; what no other process has open is unbound",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +97,7 @@ def fork(parent: Task, name: str, pid: int) -> Task:
     for file in parent.files.files:
         file.count += 1
     files = FilesStruct(list(parent.files.files))
+    parent.kernel.decided(FORKED, child=name, parent=parent.name)
     return Task(parent.kernel, name, mm, pid, parent.pidns, files)
 
 
@@ -79,6 +106,7 @@ def clone_vm(parent: Task, name: str, pid: int) -> Task:
     assert parent.mm is not None
     mmget(parent.mm)
     parent.files.count += 1
+    parent.kernel.decided(CLONED, child=name, parent=parent.name)
     return Task(parent.kernel, name, parent.mm, pid, parent.pidns, parent.files)
 
 
@@ -93,6 +121,7 @@ def exec_(task: Task, mm_name: str) -> None:
     if not task.kernel.profile.exec_keeps_pasid_activated:
         task.pasid_activated = False
     mmput(old)
+    task.kernel.decided(EXECED, task=task.name)
 
 
 def do_exit(task: Task) -> None:
@@ -106,6 +135,7 @@ def do_exit(task: Task) -> None:
         for file in task.files.files:
             fput(file)
         task.files.files.clear()
+    task.kernel.decided(EXITED, task=task.name)
 
 
 def close_file(task: Task, file: File) -> None:

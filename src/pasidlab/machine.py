@@ -25,6 +25,7 @@ from pasidlab.linux import task as tasks
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, process_memory
 from pasidlab.linux.profiles import profile
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.task import Task
 from pasidlab.outcome import Outcome, holder_text
 from pasidlab.rules import RULES, Faulted, Refusal, Rule, Signal, Verdict
@@ -78,6 +79,21 @@ KERNEL_NO_NUMBER = Rule(
 KERNEL_NO_ENQCMDS = Rule(
     "kernel.no-enqcmds", "the CPU", "no ENQCMDS", "this CPU has no ENQCMDS to submit to {dev} with", Errno.EOPNOTSUPP
 )
+FOR_ALL = Rule(
+    "alloc-for-all.found",
+    "a call that was proposed in 2021",
+    "the number is free in the global space and on every listed device",
+    "{pasid} is free on all of {devices}",
+    source="thread 2021-05-07 Jason Gunthorpe and Ashok Raj (R6)",
+)
+FOR_ALL_NONE = Rule(
+    "alloc-for-all.none",
+    "a call that was proposed in 2021",
+    "no number of [1, smallest max_pasids - 1] is free everywhere",
+    "no number in 1..{last} is free on all of {devices}",
+    Errno.ENOSPC,
+    "thread 2021-05-07 Jason Gunthorpe and Ashok Raj (R6): what if PASIDx is free on RID 1 and taken on RID 2",
+)
 FREE_SILENT = Rule(
     "free-global.silent",
     "ida_free (lib/idr.c)",
@@ -91,7 +107,7 @@ FAILURE_ARMED = Rule(
     "failure.armed", "the scenario", "the next such call fails", "the next {call} for {dev} fails with {errno}"
 )
 SHOWN = Rule("show", "the scenario", "nothing changes", "as it stands")
-GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, iommu.ALLOC_GLOBAL_NONE.id})
+GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, sva.BIND_NO_PASIDS.id, iommu.ALLOC_GLOBAL_NONE.id})
 
 
 class Machine:
@@ -271,10 +287,11 @@ class Machine:
 
     def _release(self, binding: Binding) -> None:
         binding.live = False
-        if binding.file is None:
-            sva.iommu_sva_unbind_device(binding.bond)
-        else:
+        if binding.file is not None:
             binding.endpoint.release(binding.bond)
+            return
+        sva.iommu_sva_unbind_device(binding.bond)
+        binding.endpoint.unmap_where_barred(binding.bond.mm)
 
     # --- numbers and attachments -------------------------------------------------------------------------------
 
@@ -283,7 +300,7 @@ class Machine:
         endpoint = self.endpoints[device]
         dev = endpoint.dev
         pasid = iommu.iommu_alloc_global_pasid(dev)
-        if pasid == structs.IOMMU_PASID_INVALID:
+        if pasid == IOMMU_PASID_INVALID:
             if name:
                 self.numbers[name] = None
             refusal = iommu.ALLOC_GLOBAL_NONE.refuse(dev=dev.name, range=iommu.pasid_range(dev))
@@ -292,6 +309,26 @@ class Machine:
         if name:
             self.numbers[name] = pasid
         self.kernel.decided(iommu.ALLOC_GLOBAL, dev=device, pasid=pasid)
+        return self._settle(None, pasid)
+
+    def alloc_for_all(self, devices: list[str], name: str | None = None) -> Outcome:
+        """Take the lowest global number that every listed device carries and that is free on each of them.
+
+        The "must work for all RIDs" allocation of the 2021 debate (R6); no kernel has it.
+        """
+        endpoints = [self.endpoints[device] for device in devices]
+        bound = min(endpoint.dev.max_pasids for endpoint in endpoints)
+        groups = [endpoint.dev.iommu_group for endpoint in endpoints]
+        taken = {pasid for group in groups if group is not None for pasid in group.pasid_array}
+        space = self.kernel.iommu_global_pasid_ida
+        pasid = next((p for p in range(1, bound) if p not in taken and p not in space), None)
+        if name:
+            self.numbers[name] = pasid
+        if pasid is None:
+            return self._settle(FOR_ALL_NONE.refuse(devices=", ".join(devices), last=bound - 1))
+        space.take(pasid)
+        self.kernel.global_users[pasid] = f"module {name}" if name else "a module for several devices"
+        self.kernel.decided(FOR_ALL, devices=", ".join(devices), pasid=pasid)
         return self._settle(None, pasid)
 
     def free_global(self, pasid: int | str) -> Outcome:
@@ -445,11 +482,19 @@ class Machine:
         return self._with_task(process, call)
 
     def submit(
-        self, process: str, device: str, instruction: Instruction | None, work: Work, *, claims: int | str = 0
+        self,
+        process: str,
+        device: str,
+        instruction: Instruction | None,
+        work: Work,
+        *,
+        claims: int | str = 0,
+        handle: str | None = None,
     ) -> Outcome:
         """Let a process submit work: by an instruction to the portal, or (None) to the queue its driver programmed.
 
-        `claims` is the number that user space writes into bits 31:0 of the 64 bytes.
+        `claims` is the number that user space writes into bits 31:0 of the 64 bytes; `handle` picks the queue of a
+        process that has several on the device.
         """
         task = self._task(process)
         if isinstance(task, Refusal):
@@ -457,7 +502,8 @@ class Machine:
         endpoint, mm = self.endpoints[device], task.mm
         assert mm is not None
         if instruction is None:
-            return self._settle(endpoint.ring(mm, work))
+            binding = self.bindings.get(handle) if handle else None
+            return self._settle(endpoint.ring(mm, work, binding.bond if binding and binding.live else None))
         claimed = self._number(claims)
         if isinstance(claimed, Refusal):
             return self._settle(claimed)
@@ -583,18 +629,23 @@ class Machine:
         """Tell the state of a process or a device; without either, that of the global space."""
         self.kernel.decided(SHOWN)
         if process is not None:
-            return self._settle(None, detail=(self._process_text(process),))
+            return self._settle(None, self._enqcmd_number(process), detail=(self._process_text(process),))
         if device is not None:
             return self._settle(None, detail=tuple(self._device_text(device)))
         held = tuple(f"{pasid}: {holder}" for pasid, holder in self.kernel.holders())
         return self._settle(None, detail=held or ("the global space is empty",))
 
+    def _enqcmd_number(self, process: str) -> int | None:
+        mm = self.processes[process].mm
+        pasid = IOMMU_PASID_INVALID if mm is None else sva.mm_get_enqcmd_pasid(mm)
+        return None if pasid == IOMMU_PASID_INVALID else pasid
+
     def _process_text(self, process: str) -> str:
         task = self.processes[process]
         if task.mm is None:
             return f"{process}: exited"
-        pasid = sva.mm_get_enqcmd_pasid(task.mm)
-        number = "no number" if pasid == structs.IOMMU_PASID_INVALID else f"number {pasid}"
+        pasid = self._enqcmd_number(process)
+        number = "no number" if pasid is None else f"number {pasid}"
         loaded = (
             f"IA32_PASID {task.x86.ia32_pasid:#x}"
             if self.kernel.arch is Arch.X86

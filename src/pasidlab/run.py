@@ -146,7 +146,7 @@ class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
 def _check_scheme_names(scenario: Scenario, running: set[str]) -> None:
     known = running | set(SCHEMES)
     for index, step in enumerate(scenario.step):
-        for key in ("expect", "expect_pasid", "expect_work"):
+        for key in ("expect", "expect_pasid", "expect_work", "expect_detail"):
             table = getattr(step, key)
             unknown = sorted(set(table) - known) if isinstance(table, dict) else []
             if unknown:
@@ -165,6 +165,9 @@ def _unmet(step: Step, outcome: Outcome, scheme: str) -> Iterable[str]:
     touched = NOBODY if outcome.work is None else outcome.work.owner
     if owner is not None and owner != touched:
         yield f"expected work in the memory of {owner}, not {touched}"
+    detail = _for_scheme(step.expect_detail, scheme)
+    if detail is not None and not any(detail in line for line in outcome.detail):
+        yield f"expected the detail to have {detail!r}"
 
 
 def _for_scheme(expected: T | dict[str, T] | None, scheme: str) -> T | None:

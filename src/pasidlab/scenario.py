@@ -41,12 +41,14 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
         expect: the result that must come; by scheme, a scheme that is not named may have any.
         expect_pasid: the number that must come.
         expect_work: whose memory must have been touched: a process, "kernel", or "nobody".
+        expect_detail: a text that the detail must contain (of `show` and `invalidate_kva`).
         note: text for the reader.
     """
 
     expect: str | dict[str, str] | None = None
     expect_pasid: int | dict[str, int] | None = None
     expect_work: str | dict[str, str] | None = None
+    expect_detail: str | dict[str, str] | None = None
     note: str = ""
 
     uses: ClassVar[dict[str, str]] = {}
@@ -158,6 +160,24 @@ class AllocGlobal(Numbering, frozen=True, tag="alloc_global"):
         return machine.alloc_global(self.device, self.as_)
 
 
+class AllocForAll(Step, frozen=True, tag="alloc_for_all"):
+    """Take a number that is free on every listed device: the "must work for all RIDs" allocation of 2021."""
+
+    devices: Annotated[list[Name], Meta(min_length=1)]
+    as_: Name | None = field(name="as", default=None)
+    uses: ClassVar = {"devices": "device"}
+    makes: ClassVar = "number"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Take it."""
+        return machine.alloc_for_all(self.devices, self.as_)
+
+    @property
+    def subject(self) -> str:
+        """The devices."""
+        return " ".join(self.devices)
+
+
 class FreeGlobal(Step, frozen=True, tag="free_global"):
     """A kernel module gives a number back."""
 
@@ -212,7 +232,7 @@ class Fork(Birth, frozen=True, tag="fork"):
 
 
 class Clone(Birth, frozen=True, tag="clone"):
-    """Start a thread (CLONE_VM)."""
+    """Start a task that shares memory and files (CLONE_VM); an exec of one leaves the other running."""
 
     def perform(self, machine: Machine) -> Outcome:
         """Clone."""
@@ -271,18 +291,22 @@ class Job(Step, frozen=True, kw_only=True):
 class Submit(Job, frozen=True, tag="submit"):
     """A process submits work. Without `instruction` it goes to the queue that the device's driver programmed.
 
-    `claims` is the number that user space writes where the device looks for the PASID.
+    `claims` is the number that user space writes where the device looks for the PASID; `handle` picks one of several
+    queues of the process.
     """
 
     process: Name
     device: Name
     instruction: Instruction | None = None
     claims: Annotated[int, Meta(ge=0, le=0xF_FFFF)] | Name = 0
-    uses: ClassVar = _PROCESS | _DEVICE | {"claims": "number"}
+    handle: Name | None = None
+    uses: ClassVar = _PROCESS | _DEVICE | {"claims": "number", "handle": "handle"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Submit."""
-        return machine.submit(self.process, self.device, self.instruction, self.work, claims=self.claims)
+        return machine.submit(
+            self.process, self.device, self.instruction, self.work, claims=self.claims, handle=self.handle
+        )
 
     @property
     def subject(self) -> str:
@@ -420,6 +444,7 @@ AnyStep = (
     | BindDevicePasid
     | Unbind
     | AllocGlobal
+    | AllocForAll
     | FreeGlobal
     | Attach
     | Detach
@@ -497,11 +522,12 @@ def _check_steps(scenario: Scenario) -> None:
 
 def _check_names(place: str, step: Step, known: dict[str, set[str]]) -> None:
     for key, kind in step.uses.items():
-        name = getattr(step, key)
+        value = getattr(step, key)
         names = known["number"] | known["handle"] if kind == "number" else known[kind]
-        if isinstance(name, str) and name not in names:
-            listed = ", ".join(sorted(names)) or "none"
-            raise InputError(f"{place}.{key.rstrip('_')} = {name!r}: no such {kind}; known here: {listed}")
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and name not in names:
+                listed = ", ".join(sorted(names)) or "none"
+                raise InputError(f"{place}.{key.rstrip('_')} = {name!r}: no such {kind}; known here: {listed}")
     made = getattr(step, "as_", None)
     if not step.makes:
         return

@@ -89,6 +89,14 @@ DRIVER_FULL = Rule(
     Errno.ENOSPC,
     "thread 2026-05-12 Jason Gunthorpe: the driver allocates per device and never touches the global space",
 )
+DRIVER_NO_RANGE = Rule(
+    "driver.no-numbers",
+    "the device's driver",
+    "the driver's own space is empty from the start",
+    "{dev} carries {range}, and its driver's own numbers would start at {first}",
+    Errno.ENOSPC,
+    "docs/thread.md section 3, second guard: a range split leaves narrow devices nothing",
+)
 NO_QUEUE = Rule(
     "submit.no-queue",
     "the device's driver",
@@ -147,7 +155,7 @@ class Endpoint:
         submit: how a PASID reaches it.
         sloppy: it believes the PASID of posted writes too.
         own_numbers: what the driver has given out, when its numbers are its own.
-        number_of: the driver's number of each mm.
+        number_of, opens: the driver's number of each mm, and how often it opened the device under it.
         mapped: the mms that have its portal mapped.
     """
 
@@ -157,6 +165,7 @@ class Endpoint:
     sloppy: bool = False
     own_numbers: PasidSpace = field(default_factory=PasidSpace)
     number_of: dict[MmStruct, int] = field(default_factory=dict)
+    opens: dict[MmStruct, int] = field(default_factory=dict)
     mapped: set[MmStruct] = field(default_factory=set)
 
     @property
@@ -185,32 +194,47 @@ class Endpoint:
     def _bind_own(self, mm: MmStruct) -> IommuSva | Refusal:
         """Bind under the lowest free number of the driver's own, the same for an mm that has one."""
         pasid = self.number_of.get(mm) or self._free_number()
+        if pasid is None and not self.number_of:
+            first = self._first_number()
+            return DRIVER_NO_RANGE.refuse(dev=self.dev.name, range=pasid_range(self.dev), first=first)
         if pasid is None:
             return DRIVER_FULL.refuse(dev=self.dev.name, range=pasid_range(self.dev), held=self._held())
         handle = iommu_sva_bind_device_pasid(self.dev, mm, pasid)
-        if isinstance(handle, IommuSva) and mm not in self.number_of:
+        if isinstance(handle, IommuSva):
             self.own_numbers.take(pasid)
             self.number_of[mm] = pasid
+            self.opens[mm] = self.opens.get(mm, 0) + 1
         return handle
 
     def _free_number(self) -> int | None:
+        return self.own_numbers.lowest_free(self._first_number(), max(self.dev.max_pasids - 1, 0))
+
+    def _first_number(self) -> int:
         options = self.scheme.options
-        first = options.local_first if options.guard == "range" and self.dev.enqcmd_bar else 1
-        return self.own_numbers.lowest_free(first, max(self.dev.max_pasids - 1, 0))
+        return options.local_first if options.guard == "range" and self.dev.enqcmd_bar else 1
 
     def _held(self) -> str:
-        held = (f"{pasid} by {mm.holder}" for mm, pasid in self.number_of.items())
-        return ", ".join(held) or "there is none"
+        return ", ".join(f"{pasid} by {mm.holder}" for mm, pasid in self.number_of.items())
 
     def release(self, handle: IommuSva) -> None:
-        """Stop the device's work under the bond and unbind; the last one gives the driver's number back."""
+        """Stop the device's work under the bond and unbind; the last close gives the driver's number back."""
         mm = handle.mm
         iommu_sva_unbind_device(handle)
-        if handle.users:
+        self._close_own(mm)
+        self.unmap_where_barred(mm)
+
+    def _close_own(self, mm: MmStruct) -> None:
+        """Count one close of a device that was opened under the driver's own number."""
+        if mm not in self.opens:
             return
-        if self.number_of.get(mm) == handle.pasid:
+        self.opens[mm] -= 1
+        if not self.opens[mm]:
+            del self.opens[mm]
             self.own_numbers.free(self.number_of.pop(mm))
-        if self.scheme.options.guard == "mmap":
+
+    def unmap_where_barred(self, mm: MmStruct) -> None:
+        """Take the portal away from a process that may not map it any more, as after its last normal bond."""
+        if mm in self.mapped and self.scheme.may_map_portal(self.dev, mm):
             self.mapped.discard(mm)
 
     def mmap_portal(self, mm: MmStruct) -> Refusal | None:
@@ -225,9 +249,13 @@ class Endpoint:
 
     # --- the device --------------------------------------------------------------------------------------------
 
-    def ring(self, mm: MmStruct, work: Work) -> Done | Verdict:
-        """Do work for the queue of a process, under the number that the driver programmed into it."""
-        bond = None if self.dev.iommu_group is None else bond_of(self.dev.iommu_group, mm)
+    def ring(self, mm: MmStruct, work: Work, bond: IommuSva | None = None) -> Done | Verdict:
+        """Do work for a queue of a process, under the number that the driver programmed into it.
+
+        A process with several bonds has a queue for each; without `bond` it is the first.
+        """
+        if bond is None and self.dev.iommu_group is not None:
+            bond = bond_of(self.dev.iommu_group, mm)
         if bond is None:
             return NO_QUEUE.refuse(mm=mm.name, dev=self.dev.name)
         return self._access_by(REGISTER_USED, bond.pasid, work)

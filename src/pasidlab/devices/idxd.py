@@ -91,6 +91,7 @@ class Idxd(Endpoint):
             iommu_free_global_pasid(dev.kernel, pasid)
             return refusal
         self.kernel_pasid = pasid
+        self.own_numbers.take(pasid)
         dev.kernel.global_users[pasid] = f"idxd ({dev.name}, kernel work queues)"
         return None
 

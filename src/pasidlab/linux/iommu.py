@@ -97,7 +97,7 @@ ALLOC_GLOBAL_NONE = Rule(
     "alloc-global.none",
     "iommu_alloc_global_pasid (drivers/iommu/iommu.c)",
     "!max_pasids || ida_alloc_range(...) < 0 -> IOMMU_PASID_INVALID",
-    "no number in {range} is free in the global space for {dev}; the call gives IOMMU_PASID_INVALID, its errno is lost",
+    "{dev} carries {range}, and no such number is free: the call gives IOMMU_PASID_INVALID, its errno is lost",
     Errno.ENOSPC,
     "6.12.117 and 7.3.4 (run)",
 )
@@ -120,7 +120,7 @@ FREE_GLOBAL_WARN = Rule(
 def pasid_range(dev: Device) -> str:
     """Say in words which numbers the device can carry."""
     if dev.max_pasids <= 1:
-        return "no range (the device carries no PASID)"
+        return "no PASID"
     return "1" if dev.max_pasids == 2 else f"1..{dev.max_pasids - 1}"
 
 
@@ -440,7 +440,7 @@ HANDLE_TYPE = Rule(
     "handle-get.other-type",
     _GET,
     "type && handle->domain->type != type",
-    "number {pasid} is attached to {held}",
+    "the number is attached to another kind of domain: {pasid} belongs to {held}",
     Errno.EBUSY,
 )
 
@@ -470,10 +470,12 @@ def slot_text(group: IommuGroup, pasid: int) -> str:
     if entry is None:
         return "nothing"
     if domain is None:
-        return "a domain attached without handle"
+        return "a domain that was attached without handle (kernel DMA)"
     if domain.type is DomainType.SVA and domain.mm is not None:
         return f"{domain.mm.holder} (SVA)"
-    return f"a kernel-managed domain (domain {domain.id})"
+    if isinstance(entry, AttachHandle):
+        return f"domain {domain.id}, attached with a handle (as iommufd does)"
+    return f"domain {domain.id}, attached without handle (kernel DMA)"
 
 
 # --- ownership -----------------------------------------------------------------------------------------------

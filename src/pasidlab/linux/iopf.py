@@ -120,7 +120,7 @@ FAULT_REFUSED_BY_HANDLER = Rule(
     "the handler did not take the group: it is answered FAILURE",
 )
 MM_NO_PASID = Rule("fault.mm-no-pasid", _HANDLE_MM, "no PASID_VALID flag", "the request carries no PASID")
-MM_EXITING = Rule("fault.mm-exiting", _HANDLE_MM, "!mmget_not_zero(mm)", "the process of {mm} has exited")
+MM_EXITING = Rule("fault.mm-exiting", _HANDLE_MM, "!mmget_not_zero(mm)", "process {mm} has exited")
 MM_NO_VMA = Rule("fault.mm-no-area", _HANDLE_MM, "!vma_lookup(mm, addr)", "{mm} has no memory area at {addr:#x}")
 MM_RIGHTS = Rule(
     "fault.mm-rights",

@@ -52,6 +52,11 @@ class IommuMmData:
         """The number that the mm holds of the global space, if any."""
         return None if self.pasid == IOMMU_PASID_INVALID else self.pasid
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the mm holds, of whatever space; what a quota counts."""
+        return int(self.global_pasid is not None)
+
 
 @dataclass(slots=True, eq=False)
 class IommuSva(AttachHandle):
@@ -110,6 +115,13 @@ BIND_NOSPC = Rule(
     "{dev} carries {range} and none of them is free in the global space",
     Errno.ENOSPC,
 )
+BIND_NO_PASIDS = Rule(
+    "bind.device-without-pasids",
+    _ALLOC,
+    "iommu_alloc_global_pasid(dev) == IOMMU_PASID_INVALID, as max_pasids is 0 or 1",
+    "{dev} carries no PASID at all",
+    Errno.ENOSPC,
+)
 BIND_OTHER_MM = Rule(
     "bind.number-of-other-mm",
     _BIND,
@@ -124,7 +136,7 @@ BIND_SAME_MM = Rule(
     "bind.same-mm",
     _BIND,
     "handle->domain->mm == mm",
-    "{dev} and {mm} are bound already; the same handle again",
+    "{mm} is bound to the group of {dev} already: the same handle again, which names {named}",
 )
 BIND_SHARED_DOMAIN = Rule(
     "bind.domain-shared",
@@ -261,9 +273,16 @@ def iommu_alloc_mm_data(mm: MmStruct, dev: Device) -> IommuMmData | Refusal:
         return BIND_NO_MEMORY.refuse()
     pasid = iommu_alloc_global_pasid(dev)
     if pasid == IOMMU_PASID_INVALID:
-        return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
+        return no_number(dev)
     data = mm.iommu_mm = IommuMmData(mm, pasid)
     return data
+
+
+def no_number(dev: Device) -> Refusal:
+    """Refuse because the global space has no number for the device."""
+    if dev.max_pasids <= 1:
+        return BIND_NO_PASIDS.refuse(dev=dev.name)
+    return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
 
 
 def number_too_wide(dev: Device, mm: MmStruct, pasid: int) -> Refusal:
@@ -299,7 +318,7 @@ def _bind_again(dev: Device, handle: IommuSva, mm: MmStruct) -> IommuSva | Refus
         held = slot_text(dev.iommu_group, handle.pasid)
         return BIND_OTHER_MM.refuse(dev=dev.name, pasid=handle.pasid, held=held)
     handle.users += 1
-    mm.kernel.decided(BIND_SAME_MM, dev=dev.name, mm=mm.name)
+    mm.kernel.decided(BIND_SAME_MM, dev=dev.name, mm=mm.name, named=handle.dev.name)
     return handle
 
 

@@ -102,7 +102,10 @@ def fork(parent: Task, name: str, pid: int) -> Task:
 
 
 def clone_vm(parent: Task, name: str, pid: int) -> Task:
-    """Start a thread (CLONE_VM | CLONE_FILES): the same address space and number, a clear IA32_PASID of its own."""
+    """Start a task that shares memory and files (CLONE_VM | CLONE_FILES), with a clear IA32_PASID of its own.
+
+    It is no member of the thread group (no CLONE_THREAD), so an exec of one leaves the other running.
+    """
     assert parent.mm is not None
     mmget(parent.mm)
     parent.files.count += 1

@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range, slot_domain
-from pasidlab.linux.structs import IOMMU_PASID_INVALID, DomainType
+from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range
+from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
-    BIND_NOSPC,
     IommuMmData,
     IommuSva,
     bond_of,
     iommu_sva_release_bond,
+    no_number,
     number_too_wide,
 )
 from pasidlab.rules import Refusal, Rule
@@ -40,7 +40,7 @@ QUOTA_USER = Rule(
     "quota.user",
     "option quota_user",
     "numbers held by the user's processes >= quota_user",
-    "the processes of user {user} hold {held} numbers, as many as the quota allows",
+    "numbers held by the processes of user {user}: {held}, as many as the quota allows",
     Errno.EDQUOT,
     "thread 2021-03-03 Jason Gunthorpe: only a limit by process bounds what unprivileged users pin (R27)",
 )
@@ -48,25 +48,42 @@ QUOTA_DEVICE = Rule(
     "quota.device",
     "option quota_device",
     "numbers attached to the device's group >= quota_device",
-    "{held} numbers are attached to {dev}, as many as the quota allows",
+    "numbers attached to {dev}: {held}, as many as the quota allows",
     Errno.EDQUOT,
     "R27",
 )
 PORTAL_NO_BOND = Rule(
     "portal.no-bond",
     "mmap of the device's portal",
-    "the mm has no bond on this device",
-    "process {mm} has no bond on {dev}, so its portal must not be mapped",
+    "iommu_sva_bind_device() was not called for this device",
+    "process {mm} has no normal bond on {dev}, so its portal must not be mapped",
     Errno.EPERM,
     "thread 2026-05-13 Jason Gunthorpe, d; idxd answers the same today",
 )
 PORTAL_NOT_ENQCMD = Rule(
     "portal.declared-non-enqcmd",
     "mmap of the device's portal",
-    "the driver owns the device's numbers and declared that no ENQCMD-like write reaches it",
-    "the driver of {dev} owns its numbers, so the device offers no portal",
+    "the device has numbers of its own and is declared not to take ENQCMD-like writes",
+    "{dev} has numbers of its own, so it offers no portal",
     Errno.ENODEV,
     "docs/thread.md section 3, third guard",
+)
+
+TOO_NARROW = Rule(
+    "policy.too-narrow",
+    "option min_sva_bits",
+    "dev->iommu->max_pasids < 1 << min_sva_bits",
+    "{dev} carries {range}; SVA is for devices with at least {bits} bits",
+    Errno.EOPNOTSUPP,
+    "thread 2022-06-09 Ashok Raj: no SVM on devices that lack the full width (R7)",
+)
+LOCAL_IN_GLOBAL_RANGE = Rule(
+    "guard.local-in-global-range",
+    "option guard = range",
+    "the device has a portal && pasid < local_first",
+    "{dev} has a portal, so its local numbers start at {first}: {pasid} is of the global range",
+    Errno.EINVAL,
+    "docs/thread.md section 3, second guard",
 )
 
 
@@ -86,7 +103,8 @@ class Scheme(ABC):
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.takes_driver_numbers = type(self).bind_pasid is not Scheme.bind_pasid
-        self._limited = bool(self.options.quota_user or self.options.quota_device)
+        limits = self.options.quota_user, self.options.quota_device, self.options.min_sva_bits
+        self._limited = any(limits) or self.options.guard == "range"
 
     # --- what an author changes --------------------------------------------------------------------------------
 
@@ -143,24 +161,40 @@ class Scheme(ABC):
             return space.alloc(options.reserve + 1, last)
         return space.alloc(1, last)
 
+    def has_own_space(self, dev: Device) -> bool:
+        """Whether numbers of this device mean nothing elsewhere."""
+        return self.driver_owns_pasids(dev)
+
+    def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
+        """Return a bond of the mm on the device that `iommu_sva_bind_device()` made."""
+        return None if dev.iommu_group is None else bond_of(dev.iommu_group, mm)
+
     def may_map_portal(self, dev: Device, mm: MmStruct) -> Refusal | None:
-        """Whether a process may map the device's portal: with guard `mmap`, as idxd does, only with a bond on it."""
-        assert dev.iommu_group is not None
-        if self.options.guard == "mmap" and bond_of(dev.iommu_group, mm) is None:
+        """Whether a process may map the device's portal, by option `guard`; idxd does today what `mmap` asks for."""
+        if self.options.guard == "mmap" and self.normal_bond(dev, mm) is None:
             return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
-        if self.options.guard == "declared" and self.driver_owns_pasids(dev):
+        if self.options.guard == "declared" and self.has_own_space(dev):
             return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
         return None
 
     # --- what the core calls -----------------------------------------------------------------------------------
 
     def bind_device(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
-        """Apply the quotas, then `bind`."""
-        return (self.over_quota(dev, mm) if self._limited else None) or self.bind(dev, mm)
+        """Apply the policies of the options, then `bind`."""
+        return (self._barred(dev, mm, None) if self._limited else None) or self.bind(dev, mm)
 
     def bind_device_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
-        """Apply the quotas, then `bind_pasid`."""
-        return (self.over_quota(dev, mm) if self._limited else None) or self.bind_pasid(dev, mm, pasid)
+        """Apply the policies of the options, then `bind_pasid`."""
+        return (self._barred(dev, mm, pasid) if self._limited else None) or self.bind_pasid(dev, mm, pasid)
+
+    def _barred(self, dev: Device, mm: MmStruct, pasid: int | None) -> Refusal | None:
+        options = self.options
+        if options.min_sva_bits and dev.max_pasids < 1 << options.min_sva_bits:
+            return TOO_NARROW.refuse(dev=dev.name, range=pasid_range(dev), bits=options.min_sva_bits)
+        in_global_range = pasid is not None and self.takes_driver_numbers and pasid < options.local_first
+        if options.guard == "range" and dev.enqcmd_bar and in_global_range:
+            return LOCAL_IN_GLOBAL_RANGE.refuse(dev=dev.name, first=options.local_first, pasid=pasid)
+        return self.over_quota(dev, mm, pasid)
 
     # --- tools for authors -------------------------------------------------------------------------------------
 
@@ -168,28 +202,31 @@ class Scheme(ABC):
         """Refuse a call that the design does not have."""
         return NO_SUCH_CALL.refuse(scheme=self.name, call=call)
 
-    def over_quota(self, dev: Device, mm: MmStruct) -> Refusal | None:
-        """Refuse a new number that a quota forbids; an mm that has a bond on the device is not asked again."""
-        assert dev.iommu_group is not None
-        if bond_of(dev.iommu_group, mm) is not None:
+    def over_quota(self, dev: Device, mm: MmStruct, pasid: int | None = None) -> Refusal | None:
+        """Refuse a number that a quota forbids; what the mm holds already is not asked for again."""
+        group, options = dev.iommu_group, self.options
+        assert group is not None
+        entry = bond_of(group, mm) if pasid is None else group.pasid_array.get(pasid)
+        if isinstance(entry, IommuSva) and entry.mm is mm:
             return None
-        options = self.options
-        if options.quota_user and mm.iommu_mm is None:
-            held = sum(other.user == mm.user and other.iommu_mm is not None for other in mm.kernel.mms)
+        if options.quota_user and (pasid is not None or not self.uses_number_of(dev, mm)):
+            held = sum(other.iommu_mm.numbers for other in mm.kernel.mms if other.user == mm.user and other.iommu_mm)
             if held >= options.quota_user:
                 return QUOTA_USER.refuse(user=mm.user, held=held)
-        if options.quota_device:
-            held = len(dev.iommu_group.pasid_array)
-            if held >= options.quota_device:
-                return QUOTA_DEVICE.refuse(dev=dev.name, held=held)
+        if options.quota_device and len(group.pasid_array) >= options.quota_device:
+            return QUOTA_DEVICE.refuse(dev=dev.name, held=len(group.pasid_array))
         return None
+
+    def uses_number_of(self, dev: Device, mm: MmStruct) -> bool:
+        """Whether a core-numbered bind would use a number that the mm holds already."""
+        return mm.global_pasid is not None
 
     def global_number(self, dev: Device, data: IommuMmData) -> int | Refusal:
         """Return the mm's global number if it fits the device, else take one; the caller frees a new one on failure."""
         if data.pasid != IOMMU_PASID_INVALID:
             return data.pasid if data.pasid < dev.max_pasids else number_too_wide(dev, data.mm, data.pasid)
         pasid = self.alloc_free_on_group(dev)
-        return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev)) if pasid is None else pasid
+        return no_number(dev) if pasid is None else pasid
 
     def alloc_free_on_group(self, dev: Device) -> int | None:
         """Take the first global number that nobody has attached to the device's group.
@@ -208,11 +245,3 @@ class Scheme(ABC):
         for number in passed_over:
             space.free(number)
         return pasid
-
-
-def sva_bonds(dev: Device) -> int:
-    """Count the SVA bonds on a device's group."""
-    if dev.iommu_group is None:
-        return 0
-    domains = (slot_domain(entry) for entry in dev.iommu_group.pasid_array.values())
-    return sum(domain is not None and domain.type is DomainType.SVA for domain in domains)

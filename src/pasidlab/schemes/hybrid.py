@@ -26,7 +26,7 @@ from pasidlab.linux.sva import (
     iommu_sva_release_bond,
 )
 from pasidlab.rules import Refusal, Rule
-from pasidlab.schemes.base import PORTAL_NO_BOND, Scheme
+from pasidlab.schemes.base import Scheme
 from pasidlab.schemes.local import is_local
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ LOCAL_TOO_WIDE = Rule(
     Errno.EOVERFLOW,
     "as v2, rows 6 and 7",
 )
-LOCAL_IN_GLOBAL_RANGE = Rule(
-    "hybrid.local-in-global-range",
-    _BIND,
-    "the device has a portal && pasid < local_first",
-    "{dev} has a portal, and its local numbers start at {first} (guard `range`)",
-    Errno.EINVAL,
-    "docs/thread.md section 3, second guard",
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +49,11 @@ class HybridMmData(IommuMmData):
     """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs."""
 
     local: dict[tuple[IommuGroup, int], IommuSva] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the mm holds."""
+        return len(self.local) + (self.global_pasid is not None)
 
 
 class Hybrid(Scheme):
@@ -88,9 +85,6 @@ class Hybrid(Scheme):
         """Bind at the driver's number: an existing pair matches, a new one needs its slot free."""
         if pasid >= dev.max_pasids:
             return LOCAL_TOO_WIDE.refuse(dev=dev.name, range=pasid_range(dev), pasid=pasid)
-        options = self.options
-        if options.guard == "range" and dev.enqcmd_bar and pasid < options.local_first:
-            return LOCAL_IN_GLOBAL_RANGE.refuse(dev=dev.name, first=options.local_first)
         data = _data_of(mm)
         if isinstance(data, Refusal):
             return data
@@ -113,15 +107,11 @@ class Hybrid(Scheme):
         if iommu_sva_release_bond(handle):
             data.local.pop((group, handle.pasid), None)
 
-    def may_map_portal(self, dev: Device, mm: MmStruct) -> Refusal | None:
-        """With guard `mmap`, only with a bond at the number that ENQCMD will carry (d)."""
-        if self.options.guard != "mmap":
-            return super().may_map_portal(dev, mm)
+    def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
+        """Return the mm's bond at the number that ENQCMD will carry (d)."""
         assert dev.iommu_group is not None
         bond = dev.iommu_group.pasid_array.get(self.mm_get_enqcmd_pasid(mm))
-        if isinstance(bond, IommuSva) and bond.mm is mm:
-            return None
-        return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
+        return bond if isinstance(bond, IommuSva) and bond.mm is mm else None
 
 
 def _data_of(mm: MmStruct) -> HybridMmData | Refusal:

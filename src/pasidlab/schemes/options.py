@@ -21,10 +21,11 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
         reserve: how many low numbers `reserve-low` keeps for narrow devices.
         quota_user: how many numbers the processes of one user may hold (R27); 0 is no limit, as in Linux.
         quota_device: how many numbers may be attached to one device's group (R27); 0 is no limit.
+        min_sva_bits: a device with fewer PASID bits gets no SVA (R7); 0 is no such policy, as in Linux.
         guard: how the portal hole of section 3 of docs/thread.md is closed (R11): `mmap` maps the portal only for a
             process with a normal bond on that device (Jason Gunthorpe, 2026-05-13, d); `range` draws the local
             numbers of portal devices from `local_first` up and global ones below; `declared` gives a device
-            whose driver owns its numbers no portal; `none` leaves the hole open, to show it.
+            that has numbers of its own no portal; `none` leaves the hole open, to show it.
         local_first: the first local number of a portal device under guard `range`.
         local_by: who decides that a device's numbers are local (R4); None is the scheme's own answer.
         rfc_enqcmd: what ENQCMD carries for a process with local bonds only under `rfc`, whose diff was not seen:
@@ -35,6 +36,7 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     reserve: Count = 3
     quota_user: Count = 0
     quota_device: Count = 0
+    min_sva_bits: Annotated[int, Meta(ge=0, le=20)] = 0
     guard: Guard = "mmap"
     local_first: Annotated[int, Meta(ge=1, le=0xF_FFFF)] = 0x8000
     local_by: LocalBy | None = None

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import (
     ATTACH_NO_GROUP,
+    iommu_alloc_global_pasid,
     iommu_attach_device_pasid,
-    iommu_free_global_pasid,
     pasid_range,
     slot_text,
 )
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
-from pasidlab.linux.sva import IommuMmData, IommuSva, iommu_sva_bind_pasid, iommu_sva_release_bond
+from pasidlab.linux.sva import (
+    IommuMmData,
+    IommuSva,
+    iommu_sva_bind_pasid,
+    iommu_sva_release_bond,
+    no_number,
+    number_too_wide,
+)
 from pasidlab.rules import Refusal, Rule
 from pasidlab.schemes.base import Scheme
 from pasidlab.schemes.local import is_local
@@ -53,6 +60,11 @@ class RfcMmData(IommuMmData):
 
     local: dict[IommuGroup, IommuSva] = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the mm holds."""
+        return len(self.local) + (self.global_pasid is not None)
+
 
 class Rfc(Scheme):
     """Numbers from the device's group where the IOMMU keeps a space per device, from the global space elsewhere."""
@@ -62,14 +74,30 @@ class Rfc(Scheme):
     source = "Joonwon Kang, RFC of 2026-04-24"
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
-        """Bind at any free number of the device, or at the mm's global one."""
-        data = mm.iommu_mm or RfcMmData(mm)
-        assert isinstance(data, RfcMmData)
-        local = is_local(dev, self.options.local_by or "iommu")
-        handle = self._bind_local(dev, data) if local else self._bind_global(dev, data)
-        if isinstance(handle, IommuSva):
+        """Bind at any free number of the device, or as mainline does."""
+        if self._is_local(dev):
+            return self._bind_local(dev, _data_of(mm))
+        data = _data_of(mm)
+        if data.pasid == IOMMU_PASID_INVALID:
+            pasid = iommu_alloc_global_pasid(dev)
+            if pasid == IOMMU_PASID_INVALID:
+                return no_number(dev)
+            data.pasid = pasid
             mm.iommu_mm = data
-        return handle
+        elif data.pasid >= dev.max_pasids:
+            return number_too_wide(dev, mm, data.pasid)
+        return iommu_sva_bind_pasid(dev, data, data.pasid)
+
+    def _is_local(self, dev: Device) -> bool:
+        return is_local(dev, self.options.local_by or "iommu")
+
+    def has_own_space(self, dev: Device) -> bool:
+        """The IOMMU says so."""
+        return self._is_local(dev)
+
+    def uses_number_of(self, dev: Device, mm: MmStruct) -> bool:
+        """A device with a space of its own needs a new number for each bond."""
+        return not self._is_local(dev) and super().uses_number_of(dev, mm)
 
     def _bind_local(self, dev: Device, data: RfcMmData) -> IommuSva | Refusal:
         group = dev.iommu_group
@@ -78,20 +106,12 @@ class Rfc(Scheme):
         pasid = bond.pasid if bond else _any_free(dev)
         if pasid is None:
             return _device_full(dev)
+        if pasid >= dev.max_pasids:
+            return number_too_wide(dev, data.mm, pasid)
         handle = iommu_sva_bind_pasid(dev, data, pasid)
         if isinstance(handle, IommuSva):
             data.local[group] = handle
-        return handle
-
-    def _bind_global(self, dev: Device, data: RfcMmData) -> IommuSva | Refusal:
-        pasid = self.global_number(dev, data)
-        if isinstance(pasid, Refusal):
-            return pasid
-        handle = iommu_sva_bind_pasid(dev, data, pasid)
-        if isinstance(handle, IommuSva):
-            data.pasid = pasid
-        elif data.pasid == IOMMU_PASID_INVALID:
-            iommu_free_global_pasid(dev.kernel, pasid)
+            data.mm.iommu_mm = data
         return handle
 
     def attach_device_pasid_any(self, domain: IommuDomain, dev: Device) -> int | Refusal:
@@ -127,11 +147,20 @@ class Rfc(Scheme):
         return next((bond.pasid for bond in data.local.values()), IOMMU_PASID_INVALID)
 
 
+def _data_of(mm: MmStruct) -> RfcMmData:
+    """Return the mm's data, or new data that is published with its first number."""
+    data = mm.iommu_mm or RfcMmData(mm)
+    assert isinstance(data, RfcMmData)
+    return data
+
+
 def _any_free(dev: Device) -> int | None:
     """Return the lowest number that is free in the group and that all its members carry."""
     group = dev.iommu_group
     assert group is not None
-    bound = min((member.max_pasids for member in group.devices if member.max_pasids), default=0)
+    if not dev.max_pasids:
+        return None
+    bound = min(member.max_pasids for member in group.devices if member.max_pasids)
     return next((pasid for pasid in range(1, bound) if pasid not in group.pasid_array), None)
 
 

@@ -15,10 +15,10 @@ from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_free_global_pas
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
     BIND_NO_MEMORY,
-    BIND_NOSPC,
     IommuMmData,
     IommuSva,
     iommu_sva_bind_pasid,
+    no_number,
     number_too_wide,
 )
 from pasidlab.rules import Refusal, Rule
@@ -67,6 +67,11 @@ class V2MmData(IommuMmData):
         """The number that the mm holds of the global space, if it is in that mode."""
         return self.pasid if self.pasid_global else None
 
+    @property
+    def numbers(self) -> int:
+        """One while the mm holds its global number, or has a bond under the driver's."""
+        return int(self.pasid_global or bool(self.sva_domains))
+
 
 class V2(Scheme):
     """The driver may bring the number, but an mm is in one mode for its life."""
@@ -86,6 +91,10 @@ class V2(Scheme):
     def driver_owns_pasids(self, dev: Device) -> bool:
         """The driver decides (Kevin Tian 2026-05-07, Jason Gunthorpe 2026-05-12)."""
         return is_local(dev, self.options.local_by or "driver")
+
+    def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
+        """Return a bond of the mm in core mode."""
+        return None if mm.global_pasid is None else super().normal_bond(dev, mm)
 
     def _bind(self, dev: Device, mm: MmStruct, asked: int | None) -> IommuSva | Refusal:
         data = mm.iommu_mm
@@ -145,7 +154,7 @@ def _first_data(dev: Device, mm: MmStruct, asked: int | None) -> V2MmData | Refu
         return V2MmData(mm, asked, pasid_global=False) if asked < dev.max_pasids else _too_wide(dev, asked)
     pasid = iommu_alloc_global_pasid(dev)
     if pasid == IOMMU_PASID_INVALID:
-        return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
+        return no_number(dev)
     return V2MmData(mm, pasid)
 
 

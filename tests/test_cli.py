@@ -32,7 +32,7 @@ class TestRun:
         assert all(name in done.out for name in SCHEMES)
         assert "npu0 carries 1..3 and none of them is free in the global space" in done.out
         assert "1 is held by process a" in done.out
-        assert "[bind.no-number-free]" in done.out
+        assert "[bind.no-number-free; Linux 6.12.117 and 7.3.4 (run)]" in done.out
         assert "all expectations met" in done.out
 
     def test_json_gives_one_object_a_step_and_a_summary(self, pasidlab: Command) -> None:

@@ -44,10 +44,18 @@ class Binding:
 
 EXITED = Rule("process.exited", "the process", "it has exited", "process {process} has exited", Errno.ESRCH)
 NO_HANDLE = Rule(
-    "handle.none", "the scenario", "the bind of that name was refused or undone", "{handle} is not bound", Errno.ENOENT
+    "handle.none",
+    "the scenario",
+    "the bind of that name was refused or undone",
+    "{handle} is not bound",
+    Errno.ENOENT,
 )
 NO_NUMBER = Rule(
-    "number.none", "the scenario", "the call of that name gave no number", "{name} names no number here", Errno.ENOENT
+    "number.none",
+    "the scenario",
+    "the call of that name gave no number",
+    "{name} names no number here",
+    Errno.ENOENT,
 )
 PORTAL_UNMAPPED = Rule(
     "portal.unmapped",
@@ -77,7 +85,11 @@ KERNEL_NO_NUMBER = Rule(
     Errno.ENODEV,
 )
 KERNEL_NO_ENQCMDS = Rule(
-    "kernel.no-enqcmds", "the CPU", "no ENQCMDS", "this CPU has no ENQCMDS to submit to {dev} with", Errno.EOPNOTSUPP
+    "kernel.no-enqcmds",
+    "the CPU",
+    "no ENQCMDS",
+    "this CPU has no ENQCMDS to submit to {dev} with",
+    Errno.EOPNOTSUPP,
 )
 FOR_ALL = Rule(
     "alloc-for-all.found",
@@ -101,10 +113,16 @@ FREE_SILENT = Rule(
     "{pasid} has the sign bit set and is ignored without a word",
 )
 DMA_DONE = Rule(
-    "dma.done", "the IOMMU", "the entry of (device, PASID) names that memory", "{dev} used PASID {pasid} by itself"
+    "dma.done",
+    "the IOMMU",
+    "the entry of (device, PASID) names that memory",
+    "{dev} used PASID {pasid} by itself",
 )
 FAILURE_ARMED = Rule(
-    "failure.armed", "the scenario", "the next such call fails", "the next {call} for {dev} fails with {errno}"
+    "failure.armed",
+    "the scenario",
+    "the next such call fails",
+    "the next {call} for {dev} fails with {errno}",
 )
 SHOWN = Rule("show", "the scenario", "nothing changes", "as it stands")
 GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, sva.BIND_NO_PASIDS.id, iommu.ALLOC_GLOBAL_NONE.id})

@@ -49,7 +49,7 @@ class StepReport:
             "result": outcome.result,
             "pasid": outcome.pasid,
             "rule": outcome.rule or None,
-            "source": rule.source if rule and rule.source else None,
+            "source": rule.source if rule else None,
             "why": outcome.why,
             "holders": [{"pasid": pasid, "holder": holder} for pasid, holder in outcome.holders],
             "work": None if work is None else {"owner": work.owner, "pasid": work.pasid, "data": _text(work.data)},

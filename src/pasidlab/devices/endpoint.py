@@ -112,7 +112,10 @@ NO_PORTAL = Rule(
     Errno.ENODEV,
 )
 PORTAL_MAPPED = Rule(
-    "portal.mapped", "mmap of the device's portal", "the guard lets it", "process {mm} has the portal of {dev} mapped"
+    "portal.mapped",
+    "mmap of the device's portal",
+    "the guard lets it",
+    "process {mm} has the portal of {dev} mapped",
 )
 POSTED_IGNORED = Rule(
     "portal.posted-ignored",
@@ -129,7 +132,10 @@ POSTED_BELIEVED = Rule(
     source="thread 2026-05-12 (14): must devices ignore PASIDs in ST64B?",
 )
 PORTAL_BELIEVED = Rule(
-    "portal.believed", "the device's portal", "the write is non-posted", "{dev} works under PASID {pasid} of the write"
+    "portal.believed",
+    "the device's portal",
+    "the write is non-posted",
+    "{dev} works under PASID {pasid} of the write",
 )
 REGISTER_USED = Rule(
     "register.used",

@@ -25,7 +25,7 @@ from pasidlab.linux.structs import (
     IommuGroup,
     Slot,
 )
-from pasidlab.rules import Refusal, Rule
+from pasidlab.rules import READ, RUN, Refusal, Rule
 
 if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
@@ -108,12 +108,14 @@ FREE_GLOBAL = Rule(
     "iommu_free_global_pasid (drivers/iommu/iommu.c)",
     "ida_free(&iommu_global_pasid_ida, pasid)",
     "{pasid} is free in the global space again",
+    source=RUN,
 )
 FREE_GLOBAL_WARN = Rule(
     "free-global.not-held",
     "iommu_free_global_pasid (drivers/iommu/iommu.c)",
     "WARN_ON: IOMMU_PASID_INVALID, or a number that is not allocated",
     "the kernel warns: {pasid} is not held; nothing changes",
+    source=RUN,
 )
 
 
@@ -158,13 +160,16 @@ def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
 # --- attach --------------------------------------------------------------------------------------------------
 
 _ATTACH = "iommu_attach_device_pasid (drivers/iommu/iommu.c)"
-ATTACH_NO_GROUP = Rule("attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+ATTACH_NO_GROUP = Rule(
+    "attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+)
 ATTACH_NO_OP = Rule(
     "attach.no-set-dev-pasid",
     _ATTACH,
     "!domain->ops->set_dev_pasid, or no blocked domain that has it",
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
+    source=RUN,
 )
 ATTACH_FOREIGN = Rule(
     "attach.foreign-domain",
@@ -172,6 +177,7 @@ ATTACH_FOREIGN = Rule(
     "!domain_iommu_ops_compatible(ops, domain)",
     "the domain was made by another IOMMU driver than that of {dev}",
     Errno.EINVAL,
+    source=READ,
 )
 ATTACH_ZERO = Rule(
     "attach.pasid-zero",
@@ -179,6 +185,7 @@ ATTACH_ZERO = Rule(
     "pasid == IOMMU_NO_PASID",
     "PASID 0 is the traffic of {dev} without PASID",
     Errno.EINVAL,
+    source=RUN,
 )
 ATTACH_RESET = Rule(
     "attach.reset",
@@ -194,6 +201,7 @@ ATTACH_TOO_WIDE = Rule(
     "pasid >= device->dev->iommu->max_pasids of a group member",
     "{member}, in the group of {dev}, carries {range}: {pasid} does not fit",
     Errno.EINVAL,
+    source=RUN,
 )
 ATTACH_TAKEN = Rule(
     "attach.slot-taken",
@@ -201,9 +209,14 @@ ATTACH_TAKEN = Rule(
     "xa_insert(&group->pasid_array, pasid) == -EBUSY",
     "number {pasid} on {dev} is already attached to {held}",
     Errno.EBUSY,
+    source=RUN,
 )
 ATTACH_DONE = Rule(
-    "attach.done", _ATTACH, "every member of the group took the domain", "{dev} uses the domain under {pasid}"
+    "attach.done",
+    _ATTACH,
+    "every member of the group took the domain",
+    "{dev} uses the domain under {pasid}",
+    source=RUN,
 )
 
 
@@ -318,6 +331,7 @@ DETACH_DONE = Rule(
     "iommu_detach_device_pasid (drivers/iommu/iommu.c)",
     "every member that is not in reset was set to the blocked domain, then the slot erased",
     "nothing is attached to {pasid} on {dev} any more",
+    source=RUN,
 )
 
 
@@ -341,14 +355,18 @@ REPLACE_MISSING = Rule(
     "the function is not there before 6.15",
     "kernel {kernel} has no iommu_replace_device_pasid()",
     Errno.ENOSYS,
+    source=RUN,
 )
-REPLACE_NO_GROUP = Rule("replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+REPLACE_NO_GROUP = Rule(
+    "replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+)
 REPLACE_NO_OP = Rule(
     "replace.no-set-dev-pasid",
     _REPLACE,
     "!domain->ops->set_dev_pasid",
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
+    source=READ,
 )
 REPLACE_INVALID = Rule(
     "replace.invalid",
@@ -356,6 +374,7 @@ REPLACE_INVALID = Rule(
     "!domain_iommu_ops_compatible() || pasid == IOMMU_NO_PASID || !handle",
     "replacing needs a domain of the driver of {dev}, a PASID that is not 0, and a handle",
     Errno.EINVAL,
+    source=RUN,
 )
 REPLACE_RESET = Rule(
     "replace.reset",
@@ -363,6 +382,7 @@ REPLACE_RESET = Rule(
     "group->recovery_cnt (7.0: group->resetting_domain)",
     "a device in the group of {dev} is being reset",
     Errno.EBUSY,
+    source=RUN,
 )
 REPLACE_EMPTY = Rule(
     "replace.empty-slot",
@@ -370,6 +390,7 @@ REPLACE_EMPTY = Rule(
     "xa_cmpxchg(&group->pasid_array, pasid, NULL, XA_ZERO_ENTRY) == NULL",
     "nothing is attached to {pasid} on {dev}",
     Errno.EINVAL,
+    source=RUN,
 )
 REPLACE_SAME = Rule(
     "replace.same-handle",
@@ -377,12 +398,14 @@ REPLACE_SAME = Rule(
     "WARN_ON(curr == entry)",
     "the handle is the one that {pasid} on {dev} already has",
     Errno.EINVAL,
+    source=RUN,
 )
 REPLACE_DONE = Rule(
     "replace.done",
     _REPLACE,
     "every member took the new domain, or it is the old one",
     "{dev} uses the new domain under {pasid}",
+    source=RUN,
 )
 
 
@@ -435,6 +458,7 @@ HANDLE_ABSENT = Rule(
     "no entry, a reserved one, or one without handle",
     "no handle is attached at {pasid}",
     Errno.ENOENT,
+    source=RUN,
 )
 HANDLE_TYPE = Rule(
     "handle-get.other-type",
@@ -442,6 +466,7 @@ HANDLE_TYPE = Rule(
     "type && handle->domain->type != type",
     "the number is attached to another kind of domain: {pasid} belongs to {held}",
     Errno.EBUSY,
+    source=RUN,
 )
 
 
@@ -488,6 +513,7 @@ DEFAULT_DEFERRED = Rule(
     "!group->default_domain",
     "the group of {dev} has no default domain yet",
     Errno.EPROBE_DEFER,
+    source=READ,
 )
 DEFAULT_BUSY = Rule(
     "default-domain.busy",
@@ -495,14 +521,18 @@ DEFAULT_BUSY = Rule(
     "group->owner_cnt && (domain changed || group->owner || !xa_empty(&group->pasid_array))",
     "the group of {dev} is owned, or has PASIDs attached",
     Errno.EBUSY,
+    source=READ,
 )
-OWNER_NO_GROUP = Rule("dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV)
+OWNER_NO_GROUP = Rule(
+    "dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+)
 OWNER_OTHER = Rule(
     "dma-owner.other-owner",
     _OWNER,
     "group->owner_cnt && group->owner != owner",
     "the group of {dev} belongs to somebody else",
     Errno.EPERM,
+    source=READ,
 )
 OWNER_PASIDS = Rule(
     "dma-owner.pasids-attached",
@@ -510,8 +540,9 @@ OWNER_PASIDS = Rule(
     "!xa_empty(&group->pasid_array)",
     "the group of {dev} still has PASIDs attached: {pasids}",
     Errno.EBUSY,
+    source=READ,
 )
-OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned")
+OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned", source=READ)
 
 
 def iommu_device_use_default_domain(dev: Device) -> Refusal | None:
@@ -584,7 +615,11 @@ RESET_NESTED = Rule(
 
 
 RESET_NO_FENCE = Rule(
-    "reset.no-fence", _RESET, "the kernel has no fence, or the device no IOMMU", "{dev} is reset without any fence"
+    "reset.no-fence",
+    _RESET,
+    "the kernel has no fence, or the device no IOMMU",
+    "{dev} is reset without any fence",
+    source=READ,
 )
 RESET_FENCED = Rule(
     "reset.fenced",
@@ -605,12 +640,14 @@ RESET_UNBALANCED = Rule(
     "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
     "WARN_ON(!reset_depth)",
     "the kernel warns: {dev} is not being reset",
+    source=RUN,
 )
 RESET_STILL = Rule(
     "reset.still-fenced",
     "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
     "--reset_depth",
     "{dev} is still being reset, {depth} deep",
+    source=RUN,
 )
 
 

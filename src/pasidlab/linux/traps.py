@@ -18,7 +18,7 @@ from pasidlab.hw.cpu import Arm64Cpu, CpuException, Instruction, Store, X86Cpu
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import mm_get_enqcmd_pasid
 from pasidlab.linux.task import Task
-from pasidlab.rules import Rule, Signal, Signalled
+from pasidlab.rules import READ, Rule, Signal, Signalled
 
 GP_NO_NUMBER = Rule(
     "traps.gp-no-number",
@@ -32,18 +32,21 @@ GP_ACTIVATED = Rule(
     "try_fixup_enqcmd_gp (arch/x86/kernel/traps.c)",
     "current->pasid_activated",
     "{instruction}: {reason}, and IA32_PASID of {task} was loaded once already, so the #GP is a real one",
+    source=READ,
 )
 GP_NO_ENQCMD = Rule(
     "traps.gp-other",
     "exc_general_protection (arch/x86/kernel/traps.c)",
     "the CPU has no ENQCMD",
     "{instruction}: {reason}",
+    source=READ,
 )
 UNDEFINED = Rule(
     "traps.undefined",
     "exc_invalid_op / do_el0_undef",
     "the CPU does not have the instruction",
     "{instruction}: {reason}",
+    source=READ,
 )
 TRAPPED = Rule(
     "traps.ls64-trapped",
@@ -60,7 +63,11 @@ ACCDATA_NO_NUMBER = Rule(
     source="thread 2026-05-13 Jason Gunthorpe, c",
 )
 MISALIGNED = Rule(
-    "traps.misaligned", "do_alignment_fault", "the address is not 64-byte aligned", "{instruction}: {reason}"
+    "traps.misaligned",
+    "do_alignment_fault",
+    "the address is not 64-byte aligned",
+    "{instruction}: {reason}",
+    source=READ,
 )
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pasidlab.rules import RULES
+from pasidlab.rules import MODEL, RULES
 from pasidlab.run import Report, StepReport
 
 
@@ -67,5 +67,5 @@ def _sentence(step: StepReport) -> str:
     if outcome.result == "ok" and not (step.do in ("submit", "handoff") and outcome.why):
         return ""
     rule = RULES.get(outcome.rule)
-    source = f"; {rule.source}" if rule and rule.source else ""
+    source = f"; {rule.source}" if rule and rule.source != MODEL else ""
     return f"{escape(outcome.result)}: {escape(outcome.why)} {escape(f'[{outcome.rule}{source}]')}"

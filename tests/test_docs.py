@@ -89,3 +89,14 @@ def test_the_scheme_authors_guide_has_its_example(pasidlab: Command) -> None:
     done = pasidlab("run", "scenarios/narrow.toml", "--scheme", "mainline,docs/examples/top_down.py:TopDown")
     assert done.status == 0
     assert "ok 3" in done.out
+
+
+TOML = [(name, text) for name, text in blocks("toml") if "[[step]]" in text]
+
+
+@pytest.mark.parametrize("block", [text for _, text in TOML], ids=[name for name, _ in TOML])
+def test_a_scenario_in_a_document_meets_its_expectations(pasidlab: Command, tmp_path: Path, block: str) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(block)
+    done = pasidlab("run", path)
+    assert done.status == 0, done.out

@@ -1,10 +1,99 @@
-"""What a verb of a machine led to: a result in one word, a number, and the rule with its sentence."""
+"""What a verb of a machine led to, and the rules of outcomes that no kernel function stands behind.
+
+An outcome is a result in one word, a number, and the rule with its sentence.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pasidlab.devices.endpoint import Done
+from pasidlab.errors import Errno
+from pasidlab.rules import Rule
+
+EXITED = Rule("process.exited", "the process", "it has exited", "process {process} has exited", Errno.ESRCH)
+NO_HANDLE = Rule(
+    "handle.none",
+    "the scenario",
+    "the bind of that name was refused or undone",
+    "{handle} is not bound",
+    Errno.ENOENT,
+)
+NO_NUMBER = Rule(
+    "number.none",
+    "the scenario",
+    "the call of that name gave no number",
+    "{name} names no number here",
+    Errno.ENOENT,
+)
+PORTAL_UNMAPPED = Rule(
+    "portal.unmapped",
+    "the process",
+    "the portal is not mapped",
+    "{instruction} went to an address where process {mm} has no portal of {dev}",
+)
+HANDOFF_NO_NUMBER = Rule(
+    "handoff.no-number",
+    "the first device",
+    "the process has no bond on it",
+    "{dev} has no number for process {mm} that it could pass on",
+    Errno.EPERM,
+)
+HANDED_OFF = Rule(
+    "handoff.used",
+    "the second device",
+    "it was told which PASID to use",
+    "{second} was told PASID {pasid} by {first}",
+    source="thread 2023-08-02 and 2026-04-28 Jason Gunthorpe (6): one number for DSA and IAA (R15)",
+)
+KERNEL_NO_NUMBER = Rule(
+    "kernel.no-number",
+    "idxd_enable_system_pasid (drivers/dma/idxd/init.c)",
+    "the driver has no number for kernel work queues",
+    "the driver of {dev} has no number for the kernel",
+    Errno.ENODEV,
+)
+KERNEL_NO_ENQCMDS = Rule(
+    "kernel.no-enqcmds",
+    "the CPU",
+    "no ENQCMDS",
+    "this CPU has no ENQCMDS to submit to {dev} with",
+    Errno.EOPNOTSUPP,
+)
+FOR_ALL = Rule(
+    "alloc-for-all.found",
+    "a call that was proposed in 2021",
+    "the number is free in the global space and on every listed device",
+    "{pasid} is free on all of {devices}",
+    source="thread 2021-05-07 Jason Gunthorpe and Ashok Raj (R6)",
+)
+FOR_ALL_NONE = Rule(
+    "alloc-for-all.none",
+    "a call that was proposed in 2021",
+    "no number of [1, smallest max_pasids - 1] is free everywhere",
+    "no number in 1..{last} is free on all of {devices}",
+    Errno.ENOSPC,
+    "thread 2021-05-07 Jason Gunthorpe and Ashok Raj (R6): what if PASIDx is free on RID 1 and taken on RID 2",
+)
+FREE_SILENT = Rule(
+    "free-global.silent",
+    "ida_free (lib/idr.c)",
+    "(int)id < 0",
+    "{pasid} has the sign bit set and is ignored without a word",
+)
+DMA_DONE = Rule(
+    "dma.done",
+    "the IOMMU",
+    "the entry of (device, PASID) names that memory",
+    "{dev} used PASID {pasid} by itself",
+)
+FAILURE_ARMED = Rule(
+    "failure.armed",
+    "the scenario",
+    "the next such call fails",
+    "the next {call} for {dev} fails with {errno}",
+)
+SHOWN = Rule("show", "the scenario", "nothing changes", "as it stands")
 
 
 @dataclass(frozen=True, slots=True)

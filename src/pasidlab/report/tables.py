@@ -47,7 +47,7 @@ class TruthTable:
         console.print(f"[bold]{escape(self.title)}[/bold]", highlight=False)
         console.print(table)
         for note in self.notes:
-            console.print(escape(note), highlight=False)
+            console.print(escape(note), highlight=False, soft_wrap=True)
 
 
 # --- R21 -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ def print_reports(reports: list[Report], console: Console) -> None:
     console.print(f"[bold]{escape(first.title or 'scenario')}[/bold]  (kernel {first.kernel})", highlight=False)
     console.print(_table(reports))
     for line in _sentences(reports):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     unmet = [report.scheme for report in reports if not report.met]
     verdict = f"[red]expectations not met under {', '.join(unmet)}[/red]" if unmet else "all expectations met"
     console.print(verdict, highlight=False)

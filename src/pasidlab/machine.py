@@ -45,6 +45,7 @@ from pasidlab.outcome import (
     Outcome,
     holder_text,
 )
+from pasidlab.pasid import INT_MAX
 from pasidlab.rules import RULES, Faulted, Refusal, Signal, Verdict
 from pasidlab.schemes import Scheme, find_scheme
 
@@ -288,7 +289,7 @@ class Machine:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
-        if number > iommu.IDA_MAX:
+        if number > INT_MAX:
             self.kernel.decided(FREE_SILENT, pasid=number)
         iommu.iommu_free_global_pasid(self.kernel, number)
         return self._settle(None, number)

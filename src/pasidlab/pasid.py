@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,3 +243,44 @@ def _lowest_bit(word: int) -> int:
 
 def _highest_bit(word: int) -> int:
     return word.bit_length() - 1
+
+
+class Allocator(Protocol):
+    """What takes numbers: a space, or two of them seen as one."""
+
+    def alloc(self, low: int, high: int) -> int | None:
+        """Take the lowest free number in [low, high]; None when there is none."""
+
+    def alloc_highest(self, low: int, high: int) -> int | None:
+        """Take the highest free number in [low, high]; None when there is none."""
+
+
+class FreeInBoth:
+    """Take numbers of `space` that are free in `other` too; a search steps over whole runs of held numbers."""
+
+    __slots__ = ("other", "space")
+
+    def __init__(self, space: PasidSpace, other: PasidSpace) -> None:
+        self.space = space
+        self.other = other
+
+    def alloc(self, low: int, high: int) -> int | None:
+        """Take the lowest number in [low, high] that is free in both; None when there is none."""
+        pasid = self.space.lowest_free(low, high)
+        while pasid is not None and pasid in self.other:
+            free = self.other.lowest_free(pasid, high)
+            pasid = None if free is None else self.space.lowest_free(free, high)
+        return self._take(pasid)
+
+    def alloc_highest(self, low: int, high: int) -> int | None:
+        """Take the highest number in [low, high] that is free in both; None when there is none."""
+        pasid = self.space.highest_free(low, high)
+        while pasid is not None and pasid in self.other:
+            free = self.other.highest_free(low, pasid)
+            pasid = None if free is None else self.space.highest_free(low, free)
+        return self._take(pasid)
+
+    def _take(self, pasid: int | None) -> int | None:
+        if pasid is not None:
+            self.space.take(pasid)
+        return pasid

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Protocol
 
 from pasidlab import events
@@ -220,7 +221,10 @@ class Endpoint:
         return options.local_first if options.guard == "range" and self.dev.enqcmd_bar else 1
 
     def _held(self) -> str:
-        return ", ".join(f"{pasid} by {mm.holder}" for mm, pasid in self.number_of.items())
+        first = list(islice(self.number_of.items(), 8))
+        text = ", ".join(f"{pasid} by {mm.holder}" for mm, pasid in first)
+        more = len(self.number_of) - len(first)
+        return f"{text}, and {more} more" if more else text
 
     def release(self, handle: IommuSva) -> None:
         """Stop the device's work under the bond and unbind; the last close gives the driver's number back."""

@@ -120,6 +120,7 @@ class MockDriver:
     fault_users: dict[Device, int] = field(default_factory=dict)
     next_domain: int = 0
     ops_by_mode: dict[Mode, IommuOps] = field(default_factory=dict)
+    domain_ops: dict[IommuOps, IommuDomainOps] = field(default_factory=dict)
 
     # --- instances ---------------------------------------------------------------------------------------------
 
@@ -154,14 +155,12 @@ class MockDriver:
         static = IommuDomainOps(set_dev_pasid=self.block_dev_pasid, attach_dev=self.attach_dev)
         ops.blocked_domain = IommuDomain(DomainType.BLOCKED, ops, static)
         ops.identity_domain = IommuDomain(DomainType.IDENTITY, ops, IommuDomainOps(self.set_dev_pasid, self.attach_dev))
+        set_dev_pasid = None if mode is Mode.NO_SET_DEV_PASID else self.set_dev_pasid
+        self.domain_ops[ops] = IommuDomainOps(set_dev_pasid=set_dev_pasid, free=self.domain_free)
         return ops
 
-    def _domain_ops(self, ops: IommuOps) -> IommuDomainOps:
-        without = self.ops_by_mode.get(Mode.NO_SET_DEV_PASID)
-        return IommuDomainOps(set_dev_pasid=None if ops is without else self.set_dev_pasid, free=self.domain_free)
-
     def _new_domain(self, type: DomainType, dev: Device, mm: MmStruct | None = None) -> IommuDomain:
-        domain = IommuDomain(type, dev.ops, self._domain_ops(dev.ops), id=self.next_domain, iommu=dev.iommu, mm=mm)
+        domain = IommuDomain(type, dev.ops, self.domain_ops[dev.ops], id=self.next_domain, iommu=dev.iommu, mm=mm)
         self.next_domain += 1
         return domain
 

@@ -9,6 +9,7 @@ Not modelled: locks, deferred attach, default-domain changes at run time, DMA al
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING
 
 from pasidlab import events
@@ -25,13 +26,13 @@ from pasidlab.linux.structs import (
     IommuGroup,
     Slot,
 )
+from pasidlab.pasid import INT_MAX
 from pasidlab.rules import READ, RUN, Refusal, Rule
 
 if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
 
 _U32 = 0xFFFF_FFFF
-IDA_MAX = 0x7FFF_FFFF
 
 
 # --- probing -------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
         kernel.warn("iommu_free_global_pasid", "pasid is IOMMU_PASID_INVALID")
         kernel.decided(FREE_GLOBAL_WARN, pasid="IOMMU_PASID_INVALID")
         return
-    if pasid > IDA_MAX:
+    if pasid > INT_MAX:
         return
     if not kernel.iommu_global_pasid_ida.free(pasid):
         kernel.warn("ida_free", f"ida_free called for id={pasid} which is not allocated")
@@ -236,9 +237,11 @@ def iommu_attach_device_pasid(
     entry: Slot = RESERVED if handle is None else handle
     late = dev.kernel.profile.late_publication
     group.pasid_array[pasid] = RESERVED if late else entry
+    if group.numbers is not None and pasid <= INT_MAX:
+        group.numbers.take(pasid)
     refusal = __iommu_set_group_pasid(domain, group, pasid, None)
     if refusal:
-        del group.pasid_array[pasid]
+        _erase_slot(group, pasid)
         return refusal
     if late:
         group.pasid_array[pasid] = domain if handle is None else handle
@@ -335,6 +338,12 @@ DETACH_DONE = Rule(
 )
 
 
+def _erase_slot(group: IommuGroup, pasid: int) -> None:
+    group.pasid_array.pop(pasid, None)
+    if group.numbers is not None:
+        group.numbers.free(pasid)
+
+
 def iommu_detach_device_pasid(domain: IommuDomain, dev: Device, pasid: int) -> None:
     """Detach from every member; hardware first, the slot last. A member in reset is blocked already."""
     group = dev.iommu_group
@@ -342,7 +351,7 @@ def iommu_detach_device_pasid(domain: IommuDomain, dev: Device, pasid: int) -> N
     for member in group.devices:
         if member.max_pasids and not member.blocked:
             iommu_remove_dev_pasid(member, pasid, domain)
-    group.pasid_array.pop(pasid, None)
+    _erase_slot(group, pasid)
     dev.kernel.decided(DETACH_DONE, dev=dev.name, pasid=pasid)
 
 
@@ -486,6 +495,14 @@ def slot_domain(entry: Slot) -> IommuDomain | None:
     if isinstance(entry, AttachHandle):
         return entry.domain
     return entry if isinstance(entry, IommuDomain) else None
+
+
+def slots_text(group: IommuGroup, most: int = 8) -> str:
+    """Say in words what holds the slots of a group, the lowest numbers first."""
+    first = heapq.nsmallest(most, group.pasid_array)
+    text = ", ".join(f"{pasid} to {slot_text(group, pasid)}" for pasid in first)
+    more = len(group.pasid_array) - len(first)
+    return f"{text}, and {more} more" if more else text or "none"
 
 
 def slot_text(group: IommuGroup, pasid: int) -> str:

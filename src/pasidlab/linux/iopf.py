@@ -73,7 +73,7 @@ class FaultParam:
 class IopfQueue:
     """`struct iopf_queue`: one per IOMMU instance, with the work that is not yet done."""
 
-    devices: list[Device] = field(default_factory=list)
+    devices: dict[Device, None] = field(default_factory=dict)
     work: deque[IopfGroup] = field(default_factory=deque)
 
 
@@ -323,7 +323,7 @@ def iopf_queue_add_device(queue: IopfQueue, dev: Device) -> Refusal | None:
     if dev.fault_param is not None:
         return QUEUE_TWICE.refuse(dev=dev.name)
     dev.fault_param = FaultParam(queue)
-    queue.devices.append(dev)
+    queue.devices[dev] = None
     return None
 
 
@@ -337,7 +337,7 @@ def iopf_queue_remove_device(queue: IopfQueue, dev: Device) -> None:
     for group in list(param.faults):
         iopf_group_response(group, ResponseCode.INVALID)
         queue.work.remove(group)
-    queue.devices.remove(dev)
+    del queue.devices[dev]
     dev.fault_param = None
 
 

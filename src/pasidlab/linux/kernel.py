@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pasidlab import events
 from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile
-from pasidlab.pasid import PasidSpace
+from pasidlab.pasid import Allocator, PasidSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class SvaScheme(Protocol):
     def mm_pasid_drop(self, mm: MmStruct) -> None:
         """Give back what the mm holds; called when its last reference goes."""
 
-    def alloc_global(self, space: PasidSpace, dev: Device) -> int | None:
+    def alloc_global(self, space: Allocator, dev: Device) -> int | None:
         """Take a number of the global space for `dev`, whose max_pasids is at least 1; None when none is free."""
 
 

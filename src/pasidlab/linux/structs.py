@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Literal
 
+from pasidlab.pasid import INT_MAX, PasidSpace
 from pasidlab.rules import Refusal
 
 if TYPE_CHECKING:
     from pasidlab.linux.iopf import Fault, FaultParam, IopfGroup, IopfQueue
     from pasidlab.linux.kernel import Kernel
     from pasidlab.linux.mm import MmStruct
+    from pasidlab.linux.sva import IommuSva
 
 IOMMU_NO_PASID = 0
 IOMMU_FIRST_GLOBAL_PASID = 1
@@ -121,13 +123,18 @@ class IommuDevice:
 
 
 class IommuGroup:
-    """`struct iommu_group`. Its `pasid_array` is keyed by PASID: a number is attached for the whole group."""
+    """`struct iommu_group`. Its `pasid_array` is keyed by PASID: a number is attached for the whole group.
+
+    `numbers` are its keys as a space, made by the first `held_numbers()`; `bonds` are its SVA bonds by mm.
+    """
 
     __slots__ = (
+        "bonds",
         "default_domain",
         "devices",
         "domain",
         "name",
+        "numbers",
         "owner",
         "owner_cnt",
         "pasid_array",
@@ -143,6 +150,17 @@ class IommuGroup:
         self.owner: object | None = None
         self.owner_cnt = 0
         self.recovery_cnt = 0
+        self.numbers: PasidSpace | None = None
+        self.bonds: dict[MmStruct, list[IommuSva]] = {}
+
+    def held_numbers(self) -> PasidSpace:
+        """Return the attached numbers as a space, kept in step by attach and detach from now on."""
+        if self.numbers is None:
+            self.numbers = PasidSpace()
+            for pasid in self.pasid_array:
+                if pasid <= INT_MAX:
+                    self.numbers.take(pasid)
+        return self.numbers
 
 
 @dataclass(slots=True, eq=False)

@@ -319,9 +319,13 @@ def iommu_sva_bind_pasid(dev: Device, data: IommuMmData, pasid: int) -> IommuSva
         if iommu_attach_device_pasid(domain, dev, pasid, handle) is None:
             domain.users += 1
             mm.kernel.decided(BIND_SHARED_DOMAIN, dev=dev.name, mm=mm.name)
-            return handle
-    refusal = _bind_new_domain(handle)
-    return refusal or handle
+            break
+    else:
+        refusal = _bind_new_domain(handle)
+        if refusal:
+            return refusal
+    dev.iommu_group.bonds.setdefault(mm, []).append(handle)
+    return handle
 
 
 def _bind_again(dev: Device, handle: IommuSva, mm: MmStruct) -> IommuSva | Refusal:
@@ -382,6 +386,7 @@ def iommu_sva_release_bond(handle: IommuSva) -> bool:
         kernel.decided(UNBIND_SHARED, mm=data.mm.name, dev=handle.dev.name)
         return False
     assert domain is not None
+    _forget_bond(handle)
     iommu_detach_device_pasid(domain, handle.dev, handle.pasid)
     domain.users -= 1
     if not domain.users:
@@ -406,9 +411,15 @@ def iommu_sva_invalidate_kva_range(kernel: Kernel, start: int, end: int) -> None
             kernel.emit(events.KvaInvalidated(mm.name, start, end))
 
 
+def _forget_bond(handle: IommuSva) -> None:
+    group, mm = handle.dev.iommu_group, handle.mm
+    assert group is not None
+    group.bonds[mm].remove(handle)
+    if not group.bonds[mm]:
+        del group.bonds[mm]
+
+
 def bond_of(group: IommuGroup, mm: MmStruct) -> IommuSva | None:
-    """Return a bond of the mm in a group, whatever its number; for drivers' and portals' questions."""
-    for entry in group.pasid_array.values():
-        if isinstance(entry, IommuSva) and entry.mm is mm:
-            return entry
-    return None
+    """Return the oldest bond of the mm in a group, whatever its number; for drivers' and portals' questions."""
+    bonds = group.bonds.get(mm)
+    return bonds[0] if bonds else None

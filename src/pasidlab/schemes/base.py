@@ -21,13 +21,13 @@ from pasidlab.linux.sva import (
     no_number,
     number_too_wide,
 )
+from pasidlab.pasid import Allocator, FreeInBoth
 from pasidlab.rules import Refusal, Rule
 from pasidlab.schemes.options import Options
 
 if TYPE_CHECKING:
     from pasidlab.linux.mm import MmStruct
     from pasidlab.linux.structs import Device, IommuDomain
-    from pasidlab.pasid import PasidSpace
 
 NO_SUCH_CALL = Rule(
     "scheme.no-such-call",
@@ -150,7 +150,7 @@ class Scheme(ABC):
             iommu_free_global_pasid(mm.kernel, data.global_pasid)
         mm.iommu_mm = None
 
-    def alloc_global(self, space: PasidSpace, dev: Device) -> int | None:
+    def alloc_global(self, space: Allocator, dev: Device) -> int | None:
         """Take a number of the global space, in the order that the options ask for."""
         options, last = self.options, dev.max_pasids - 1
         if options.guard == "range" and self.takes_driver_numbers:
@@ -237,11 +237,7 @@ class Scheme(ABC):
         if not dev.max_pasids:
             return None
         assert dev.iommu_group is not None
-        space, passed_over = dev.kernel.iommu_global_pasid_ida, []
-        pasid = self.alloc_global(space, dev)
-        while pasid is not None and pasid in dev.iommu_group.pasid_array:
-            passed_over.append(pasid)
-            pasid = self.alloc_global(space, dev)
-        for number in passed_over:
-            space.free(number)
-        return pasid
+        space = dev.kernel.iommu_global_pasid_ida
+        if not dev.iommu_group.pasid_array:
+            return self.alloc_global(space, dev)
+        return self.alloc_global(FreeInBoth(space, dev.iommu_group.held_numbers()), dev)

@@ -18,7 +18,7 @@ from pasidlab.linux.iommu import (
     iommu_alloc_global_pasid,
     iommu_attach_device_pasid,
     pasid_range,
-    slot_text,
+    slots_text,
 )
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
@@ -161,11 +161,10 @@ def _any_free(dev: Device) -> int | None:
     if not dev.max_pasids:
         return None
     bound = min(member.max_pasids for member in group.devices if member.max_pasids)
-    return next((pasid for pasid in range(1, bound) if pasid not in group.pasid_array), None)
+    return group.held_numbers().lowest_free(1, bound - 1)
 
 
 def _device_full(dev: Device) -> Refusal:
     group = dev.iommu_group
     assert group is not None
-    held = ", ".join(f"{pasid} to {slot_text(group, pasid)}" for pasid in sorted(group.pasid_array)) or "none"
-    return DEVICE_FULL.refuse(dev=dev.name, range=pasid_range(dev), held=held)
+    return DEVICE_FULL.refuse(dev=dev.name, range=pasid_range(dev), held=slots_text(group))

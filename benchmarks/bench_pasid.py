@@ -1,44 +1,46 @@
 """Time and memory of `PasidSpace` with 10 to 2**20 held numbers.
 
-A ratio compares with the same measurement at the smallest count.
+The counts take turns, and growth is the median over the rounds of a time divided by that of the smallest count.
 """
 
 from __future__ import annotations
 
 import tracemalloc
-from time import perf_counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from statistics import median
 
+from benchmarks.rows import Row, cpu_seconds
 from pasidlab.pasid import INT_MAX, PasidSpace
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HELD_COUNTS = (10, 1_000, 2**16, 2**20)
-PAIRS = 20_000
-REPEATS = 7
-
-Row = tuple[str, float, str]
-
-
-def rows() -> list[Row]:
-    return [*_time_rows(), *_memory_rows()]
+PAIRS = 5_000
+ROUNDS = 15
+MAX_GROWTH = ("<=", 2.0)
+MAX_MEMORY = ("<", 128.0)
 
 
-def _time_rows() -> Iterator[Row]:
-    times = {count: _pair_times(count) for count in HELD_COUNTS}
-    base = times[HELD_COUNTS[0]]
-    for count, (at_end, in_hole) in times.items():
-        yield f"alloc+free, {count} held, lowest free at the end", at_end, "us"
-        yield f"alloc+free, {count} held, lowest free at the end, ratio", at_end / base[0], "x"
-        yield f"alloc+free, {count} held, lowest free in a hole", in_hole, "us"
-        yield f"alloc+free, {count} held, lowest free in a hole, ratio", in_hole / base[1], "x"
-
-
-def _memory_rows() -> Iterator[Row]:
+def rows() -> Iterator[Row]:
+    spaces = {count: _filled(range(1, count + 1)) for count in HELD_COUNTS}
+    yield from _time_rows(spaces, "lowest free at the end")
+    for count, space in spaces.items():
+        space.free(count // 2)
+    yield from _time_rows(spaces, "lowest free in a hole")
     for count in HELD_COUNTS:
-        yield f"memory, 1..{count - 1} held", _memory(range(1, count)), "KiB"
-    yield f"memory, every second number below {2**20} held", _memory(range(0, 2**20, 2)), "KiB"
+        target = MAX_MEMORY if count == 2**20 else None
+        yield Row(f"memory, 1..{count - 1:,} held", _memory(range(1, count)), "KiB", target)
+    yield Row(f"memory, every second below {2**20:,} held", _memory(range(0, 2**20, 2)), "KiB")
+
+
+def _time_rows(spaces: dict[int, PasidSpace], where: str) -> Iterator[Row]:
+    times: dict[int, list[float]] = {count: [] for count in spaces}
+    for _ in range(ROUNDS):
+        for count, space in spaces.items():
+            times[count].append(cpu_seconds(lambda: _run_pairs(space)))  # noqa: B023 - called at once
+    base = times[HELD_COUNTS[0]]
+    yield Row(f"alloc+free, {HELD_COUNTS[0]} held, {where}", median(base) / PAIRS * 1e6, "us")
+    for count in HELD_COUNTS[1:]:
+        growth = median(seconds / first for seconds, first in zip(times[count], base, strict=True))
+        yield Row(f"alloc+free, {count:,} held, {where}, growth", growth, "x", MAX_GROWTH)
 
 
 def _filled(numbers: range) -> PasidSpace:
@@ -48,28 +50,12 @@ def _filled(numbers: range) -> PasidSpace:
     return space
 
 
-def _pair_times(count: int) -> tuple[float, float]:
-    """Time of a pair when the lowest free number is after all held ones, and when it is among them."""
-    space = _filled(range(1, count + 1))
-    at_end = _pair_time(space)
-    space.free(count // 2)
-    return at_end, _pair_time(space)
-
-
-def _pair_time(space: PasidSpace) -> float:
-    """Microseconds of one alloc and the free of what it got: the best of several runs."""
-    best = min(_run_time(space) for _ in range(REPEATS))
-    return best / PAIRS * 1e6
-
-
-def _run_time(space: PasidSpace) -> float:
+def _run_pairs(space: PasidSpace) -> None:
     alloc, free = space.alloc, space.free
-    start = perf_counter()
     for _ in range(PAIRS):
         pasid = alloc(1, INT_MAX)
         assert pasid is not None
         free(pasid)
-    return perf_counter() - start
 
 
 def _memory(numbers: range) -> float:
@@ -83,8 +69,3 @@ def _memory(numbers: range) -> float:
     finally:
         tracemalloc.stop()
     return (after - before) / 1024
-
-
-if __name__ == "__main__":
-    for name, value, unit in rows():
-        print(f"{name:<55} {value:8.2f} {unit}")

@@ -6,12 +6,12 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pasidlab import pasid as pasid_module
-from pasidlab.pasid import INT_MAX, PasidSpace
+from pasidlab.pasid import INT_MAX, FreeInBoth, PasidSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -466,3 +466,15 @@ def test_space_behaves_like_a_set() -> None:
 @pytest.mark.usefixtures("short_words")
 def test_tree_with_short_words_behaves_like_a_set() -> None:
     run_state_machine_as_test(WithShortWords, settings=settings(max_examples=80, stateful_step_count=30, deadline=None))
+
+
+small = st.sets(st.integers(0, 60))
+
+
+@given(small, small, st.integers(0, 60), st.integers(0, 60))
+def test_free_in_both_takes_the_outermost_number_that_neither_space_holds(held, other, low, high) -> None:
+    both = [number for number in range(low, high + 1) if number not in held | other]
+    for take, expected in (("alloc", min(both, default=None)), ("alloc_highest", max(both, default=None))):
+        space = space_with(held)
+        assert getattr(FreeInBoth(space, space_with(other)), take)(low, high) == expected
+        assert set(space) == held | ({expected} - {None})

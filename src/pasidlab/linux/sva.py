@@ -307,11 +307,12 @@ def iommu_sva_bind_pasid(dev: Device, data: IommuMmData, pasid: int) -> IommuSva
     """Return the bond of the mm at `pasid` in the device's group, found or made: the second half of every bind."""
     mm = data.mm
     assert dev.iommu_group is not None
-    found = iommu_attach_handle_get(dev.iommu_group, pasid, DomainType.SVA)
-    if isinstance(found, IommuSva):
-        return _bind_again(dev, found, mm)
-    if isinstance(found, Refusal) and found.errno is not Errno.ENOENT:
-        return found
+    if pasid in dev.iommu_group.pasid_array:
+        found = iommu_attach_handle_get(dev.iommu_group, pasid, DomainType.SVA)
+        if isinstance(found, IommuSva):
+            return _bind_again(dev, found, mm)
+        if isinstance(found, Refusal) and found.errno is not Errno.ENOENT:
+            return found
     if mm.kernel.allocation_fails():
         return BIND_HANDLE_NO_MEMORY.refuse()
     handle = IommuSva(dev=dev, data=data, pasid=pasid)

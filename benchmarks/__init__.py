@@ -1,0 +1,1 @@
+"""How fast and how small the model is: `python -m benchmarks`."""

@@ -8,12 +8,13 @@ a default that is right for a scheme with one global space; see docs/schemes.md 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
+    BIND_NO_MEMORY,
     IommuMmData,
     IommuSva,
     bond_of,
@@ -28,6 +29,8 @@ from pasidlab.schemes.options import Options
 if TYPE_CHECKING:
     from pasidlab.linux.mm import MmStruct
     from pasidlab.linux.structs import Device, IommuDomain
+
+Data = TypeVar("Data", bound=IommuMmData)
 
 NO_SUCH_CALL = Rule(
     "scheme.no-such-call",
@@ -220,6 +223,13 @@ class Scheme(ABC):
     def uses_number_of(self, dev: Device, mm: MmStruct) -> bool:
         """Whether a core-numbered bind would use a number that the mm holds already."""
         return mm.global_pasid is not None
+
+    def data_of(self, mm: MmStruct, kind: type[Data]) -> Data | Refusal:
+        """Return the mm's data, or new data of that kind, which the caller publishes on `mm.iommu_mm`."""
+        if mm.iommu_mm is not None:
+            assert isinstance(mm.iommu_mm, kind)
+            return mm.iommu_mm
+        return BIND_NO_MEMORY.refuse() if mm.kernel.allocation_fails() else kind(mm)
 
     def global_number(self, dev: Device, data: IommuMmData) -> int | Refusal:
         """Return the mm's global number if it fits the device, else take one; the caller frees a new one on failure."""

@@ -19,7 +19,6 @@ from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
-    BIND_NO_MEMORY,
     IommuMmData,
     IommuSva,
     iommu_sva_bind_pasid,
@@ -67,7 +66,7 @@ class Hybrid(Scheme):
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Bind at the mm's global number, taken lazily."""
-        data = _data_of(mm)
+        data = self.data_of(mm, HybridMmData)
         if isinstance(data, Refusal):
             return data
         pasid = self.global_number(dev, data)
@@ -85,7 +84,7 @@ class Hybrid(Scheme):
         """Bind at the driver's number: an existing pair matches, a new one needs its slot free."""
         if pasid >= dev.max_pasids:
             return LOCAL_TOO_WIDE.refuse(dev=dev.name, range=pasid_range(dev), pasid=pasid)
-        data = _data_of(mm)
+        data = self.data_of(mm, HybridMmData)
         if isinstance(data, Refusal):
             return data
         handle = iommu_sva_bind_pasid(dev, data, pasid)
@@ -112,11 +111,3 @@ class Hybrid(Scheme):
         assert dev.iommu_group is not None
         bond = dev.iommu_group.pasid_array.get(self.mm_get_enqcmd_pasid(mm))
         return bond if isinstance(bond, IommuSva) and bond.mm is mm else None
-
-
-def _data_of(mm: MmStruct) -> HybridMmData | Refusal:
-    """Return the mm's data, or new data that is published when a bind succeeds."""
-    if mm.iommu_mm is not None:
-        assert isinstance(mm.iommu_mm, HybridMmData)
-        return mm.iommu_mm
-    return BIND_NO_MEMORY.refuse() if mm.kernel.allocation_fails() else HybridMmData(mm)

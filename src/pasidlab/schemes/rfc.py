@@ -75,9 +75,11 @@ class Rfc(Scheme):
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Bind at any free number of the device, or as mainline does."""
+        data = self.data_of(mm, RfcMmData)
+        if isinstance(data, Refusal):
+            return data
         if self._is_local(dev):
-            return self._bind_local(dev, _data_of(mm))
-        data = _data_of(mm)
+            return self._bind_local(dev, data)
         if data.pasid == IOMMU_PASID_INVALID:
             pasid = iommu_alloc_global_pasid(dev)
             if pasid == IOMMU_PASID_INVALID:
@@ -145,13 +147,6 @@ class Rfc(Scheme):
         if data.pasid != IOMMU_PASID_INVALID or self.options.rfc_enqcmd == "none":
             return data.pasid
         return next((bond.pasid for bond in data.local.values()), IOMMU_PASID_INVALID)
-
-
-def _data_of(mm: MmStruct) -> RfcMmData:
-    """Return the mm's data, or new data that is published with its first number."""
-    data = mm.iommu_mm or RfcMmData(mm)
-    assert isinstance(data, RfcMmData)
-    return data
 
 
 def _any_free(dev: Device) -> int | None:

@@ -38,6 +38,7 @@ from pasidlab.outcome import (
     HANDOFF_NO_NUMBER,
     KERNEL_NO_ENQCMDS,
     KERNEL_NO_NUMBER,
+    KVA_ABSENT,
     NO_HANDLE,
     NO_NUMBER,
     PORTAL_UNMAPPED,
@@ -559,6 +560,8 @@ class Machine:
             if isinstance(event, events.KvaInvalidated):
                 reached.append(event.mm)
 
+        if not self.kernel.profile.kva_invalidation:
+            self.kernel.decided(KVA_ABSENT, kernel=self.kernel.profile.name)
         self.kernel.observers.append(listen)
         sva.iommu_sva_invalidate_kva_range(self.kernel, 1 << 63, (1 << 64) - 1)
         self.kernel.observers.remove(listen)

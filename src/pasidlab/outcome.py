@@ -81,6 +81,12 @@ FREE_SILENT = Rule(
     "(int)id < 0",
     "{pasid} has the sign bit set and is ignored without a word",
 )
+KVA_ABSENT = Rule(
+    "kva.absent",
+    "iommu_sva_invalidate_kva_range (drivers/iommu/iommu-sva.c)",
+    "the function is not there before 6.19",
+    "kernel {kernel} frees its page tables without a word to IOMMUs",
+)
 DMA_DONE = Rule(
     "dma.done",
     "the IOMMU",

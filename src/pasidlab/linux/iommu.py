@@ -473,7 +473,7 @@ HANDLE_TYPE = Rule(
     "handle-get.other-type",
     _GET,
     "type && handle->domain->type != type",
-    "the number is attached to another kind of domain: {pasid} belongs to {held}",
+    "number {pasid} on {devices} belongs to {held}",
     Errno.EBUSY,
     source=RUN,
 )
@@ -486,7 +486,8 @@ def iommu_attach_handle_get(group: IommuGroup, pasid: int, type: DomainType | No
         return HANDLE_ABSENT.refuse(pasid=pasid)
     assert entry.domain is not None
     if type is not None and entry.domain.type is not type:
-        return HANDLE_TYPE.refuse(pasid=pasid, held=slot_text(group, pasid))
+        devices = ", ".join(dev.name for dev in group.devices)
+        return HANDLE_TYPE.refuse(pasid=pasid, devices=devices, held=slot_text(group, pasid))
     return entry
 
 
@@ -688,7 +689,8 @@ def pci_dev_reset_iommu_prepare(dev: Device) -> Refusal | None:
 def _block_device(dev: Device, group: IommuGroup) -> None:
     blocked = dev.ops.blocked_domain
     assert blocked is not None
-    _attach_rid(blocked, dev)
+    if group.domain is not blocked:
+        _attach_rid(blocked, dev)
     dev.blocked = True
     for pasid, entry in sorted(group.pasid_array.items()):
         domain = slot_domain(entry)

@@ -336,7 +336,8 @@ def iopf_queue_remove_device(queue: IopfQueue, dev: Device) -> None:
     param.partial.clear()
     for group in list(param.faults):
         iopf_group_response(group, ResponseCode.INVALID)
-        queue.work.remove(group)
+        if group in queue.work:
+            queue.work.remove(group)
     del queue.devices[dev]
     dev.fault_param = None
 

@@ -107,7 +107,7 @@ class Profile:
             if name not in known:
                 raise InputError(f"switches.{name}: no such switch; known: {', '.join(known)}")
             allowed = ("none", "flat", "nested") if name == "reset_fence" else (True, False)
-            if value not in allowed or isinstance(value, str) != isinstance(allowed[0], str):
+            if type(value) is not type(allowed[0]) or value not in allowed:
                 choices = ", ".join(str(a).lower() for a in allowed)
                 raise InputError(f"switches.{name} = {value!r}: must be one of {choices}")
         return replace(self, **switches)

@@ -404,9 +404,9 @@ def iommu_sva_invalidate_kva_range(kernel: Kernel, start: int, end: int) -> None
 
     Reaches an mm through its notifiers, so one that was released gets nothing.
     """
-    kernel.decided(KVA_FLUSHED)
     if not kernel.profile.kva_invalidation:
         return
+    kernel.decided(KVA_FLUSHED)
     for mm in kernel.iommu_sva_mms:
         if mm.mm_users:
             kernel.emit(events.KvaInvalidated(mm.name, start, end))

@@ -187,14 +187,15 @@ class Scheme(ABC):
         return (self._barred(dev, mm, None) if self._limited else None) or self.bind(dev, mm)
 
     def bind_device_pasid(self, dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
-        """Apply the policies of the options, then `bind_pasid`."""
-        return (self._barred(dev, mm, pasid) if self._limited else None) or self.bind_pasid(dev, mm, pasid)
+        """Apply the policies of the options, then `bind_pasid`; a design without the call refuses it at once."""
+        limited = self._limited and self.takes_driver_numbers
+        return (self._barred(dev, mm, pasid) if limited else None) or self.bind_pasid(dev, mm, pasid)
 
     def _barred(self, dev: Device, mm: MmStruct, pasid: int | None) -> Refusal | None:
         options = self.options
         if options.min_sva_bits and dev.max_pasids < 1 << options.min_sva_bits:
             return TOO_NARROW.refuse(dev=dev.name, range=pasid_range(dev), bits=options.min_sva_bits)
-        in_global_range = pasid is not None and self.takes_driver_numbers and pasid < options.local_first
+        in_global_range = pasid is not None and pasid < options.local_first
         if options.guard == "range" and dev.enqcmd_bar and in_global_range:
             return LOCAL_IN_GLOBAL_RANGE.refuse(dev=dev.name, first=options.local_first, pasid=pasid)
         return self.over_quota(dev, mm, pasid)
@@ -212,7 +213,7 @@ class Scheme(ABC):
         entry = bond_of(group, mm) if pasid is None else group.pasid_array.get(pasid)
         if isinstance(entry, IommuSva) and entry.mm is mm:
             return None
-        if options.quota_user and (pasid is not None or not self.uses_number_of(dev, mm)):
+        if options.quota_user and not self.uses_number_of(dev, mm, pasid):
             held = sum(other.iommu_mm.numbers for other in mm.kernel.mms if other.user == mm.user and other.iommu_mm)
             if held >= options.quota_user:
                 return QUOTA_USER.refuse(user=mm.user, held=held)
@@ -220,9 +221,9 @@ class Scheme(ABC):
             return QUOTA_DEVICE.refuse(dev=dev.name, held=len(group.pasid_array))
         return None
 
-    def uses_number_of(self, dev: Device, mm: MmStruct) -> bool:
-        """Whether a core-numbered bind would use a number that the mm holds already."""
-        return mm.global_pasid is not None
+    def uses_number_of(self, dev: Device, mm: MmStruct, pasid: int | None) -> bool:
+        """Whether a bind would use a number that the mm holds already; `pasid` None is a core-numbered one."""
+        return pasid is None and mm.global_pasid is not None
 
     def data_of(self, mm: MmStruct, kind: type[Data]) -> Data | Refusal:
         """Return the mm's data, or new data of that kind, which the caller publishes on `mm.iommu_mm`."""

@@ -108,6 +108,7 @@ class Hybrid(Scheme):
 
     def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
         """Return the mm's bond at the number that ENQCMD will carry (d)."""
-        assert dev.iommu_group is not None
+        if dev.iommu_group is None:
+            return None
         bond = dev.iommu_group.pasid_array.get(self.mm_get_enqcmd_pasid(mm))
         return bond if isinstance(bond, IommuSva) and bond.mm is mm else None

@@ -97,9 +97,9 @@ class Rfc(Scheme):
         """The IOMMU says so."""
         return self._is_local(dev)
 
-    def uses_number_of(self, dev: Device, mm: MmStruct) -> bool:
+    def uses_number_of(self, dev: Device, mm: MmStruct, pasid: int | None) -> bool:
         """A device with a space of its own needs a new number for each bond."""
-        return not self._is_local(dev) and super().uses_number_of(dev, mm)
+        return not self._is_local(dev) and super().uses_number_of(dev, mm, pasid)
 
     def _bind_local(self, dev: Device, data: RfcMmData) -> IommuSva | Refusal:
         group = dev.iommu_group

@@ -92,6 +92,13 @@ class V2(Scheme):
         """The driver decides (Kevin Tian 2026-05-07, Jason Gunthorpe 2026-05-12)."""
         return is_local(dev, self.options.local_by or "driver")
 
+    def uses_number_of(self, dev: Device, mm: MmStruct, pasid: int | None) -> bool:
+        """A driver's number that the mm uses elsewhere is no second one."""
+        data = mm.iommu_mm
+        if pasid is None or data is None:
+            return super().uses_number_of(dev, mm, pasid)
+        return bool(data.numbers) and data.pasid == pasid
+
     def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
         """Return a bond of the mm in core mode."""
         return None if mm.global_pasid is None else super().normal_bond(dev, mm)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pasidlab import events
-from pasidlab.drivers.mock import MockDriver, Mode
+from pasidlab.drivers.mock import MockDriver
+from pasidlab.drivers.traits import Mode
 from pasidlab.linux.iommu import (
     iommu_alloc_global_pasid,
     iommu_attach_device_pasid,

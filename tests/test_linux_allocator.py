@@ -210,6 +210,7 @@ def test_a_free_is_reported_and_ends_the_users_entry():
     rig.forget()
     iommu_free_global_pasid(rig.kernel, 1)
     assert rig.seen == [events.PasidFreed(1)]
+    assert rig.kernel.global_users == {2: "module"}
     assert rig.holders == {2: "module"}
 
 

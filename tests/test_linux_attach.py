@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from pasidlab.drivers.mock import RACE_GROUP, MockDriver, Mode
+from pasidlab.drivers.mock import RACE_GROUP, MockDriver
+from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno
 from pasidlab.events import (
     DomainAllocated,
@@ -675,6 +676,24 @@ def test_ownership_needs_a_group():
     alone = Device(rig.kernel, "alone")
     refused(iommu_device_claim_dma_owner(alone, "vfio"), ENODEV, "dma-owner.no-group")
     assert iommu_device_use_default_domain(alone) is None
+
+
+@both_kernels
+def test_two_drivers_share_the_default_domain_of_a_group(profile):
+    rig = Rig(profile)
+    group = IommuGroup("pair")
+    a, b = rig.device("a", 4, group), rig.device("b", 4, group)
+    assert iommu_device_use_default_domain(a) is None
+    assert iommu_device_use_default_domain(b) is None
+    assert group.owner_cnt == 2
+
+
+@both_kernels
+def test_a_first_driver_may_use_a_group_with_a_pasid_attached(profile):
+    rig = Rig(profile)
+    dev = rig.device("dev", 4)
+    assert rig.attach(dev, 5) is None
+    assert iommu_device_use_default_domain(dev) is None
 
 
 @both_kernels

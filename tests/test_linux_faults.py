@@ -10,6 +10,7 @@ import pytest
 
 from pasidlab.errors import Errno
 from pasidlab.events import PageResponded
+from pasidlab.linux.iommu import iommu_replace_device_pasid
 from pasidlab.linux.iopf import (
     Fault,
     IopfQueue,
@@ -316,6 +317,7 @@ def test_a_group_that_the_handler_refuses_is_answered_failure(profile):
     rig = FaultRig(profile)
     rig.bonds[0].domain.iopf_handler = lambda group: iopf_queue_discard_partial(None)
     assert rig.request() is None
+    assert "fault.handler-refused" in rig.decided
     assert rig.answers() == [answer(FAILURE)]
 
 
@@ -485,6 +487,17 @@ def test_7_3_does_not_queue_a_device_for_kernel_managed_domains():
     rig = Rig(V7_3)
     dev = rig.device("dev", 4)
     assert rig.attach(dev, 5, AttachHandle()) is None
+    assert dev.fault_param is None
+
+
+def test_7_3_replacing_a_domain_joins_and_leaves_the_queue():
+    rig = Rig(V7_3)
+    dev, mm = rig.device("dev", 4), rig.mm("a")
+    sva = bound(iommu_sva_bind_device(rig.device("other", 4), mm)).domain
+    assert rig.attach(dev, 5, AttachHandle()) is None
+    assert iommu_replace_device_pasid(sva, dev, 5, AttachHandle()) is None
+    assert dev.fault_param is not None
+    assert iommu_replace_device_pasid(rig.domain(dev), dev, 5, AttachHandle()) is None
     assert dev.fault_param is None
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasidlab.drivers.mock import MockDriver, Mode
+from pasidlab.drivers.mock import MockDriver
+from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno
 from pasidlab.events import (
     DomainAllocated,
@@ -142,6 +143,17 @@ def test_c5_the_numbers_may_be_held_by_modules_for_other_devices(profile):
     assert rig.holders == {1: "module", 2: "module", 3: "module"}
 
 
+def test_c5_under_the_rfc_only_the_numbers_of_the_device_itself_count():
+    rig = Rig(scheme=Rfc())
+    rig.hold(1, 2, 3)
+    narrow, _ = full(rig)
+    why = refused(bind(narrow, rig.mm("m4")), ENOSPC, "rfc.device-full")
+    assert why == (
+        "narrow carries 1..3 and each of them is attached: "
+        "1 to process m1 (SVA), 2 to process m2 (SVA), 3 to process m3 (SVA)"
+    )
+
+
 @both_kernels
 def test_c6_unbinding_alone_frees_no_number(profile):
     rig = Rig(profile)
@@ -176,6 +188,14 @@ def test_c8_a_number_from_a_wide_device_does_not_fit_a_narrow_one(profile):
     why = refused(bind(narrow, bonds[3].mm), EOVERFLOW, "bind.number-too-wide")
     assert why == "process m4 has number 4 for life, and narrow carries 1..3"
     assert bound(bind(narrow, bonds[2].mm)).pasid == 3
+
+
+def test_c8_the_same_limit_holds_for_the_live_number_of_a_v2_driver():
+    rig = Rig(scheme=V2())
+    wide, narrow, mm = rig.device("wide", 16), rig.device("narrow", 2), rig.mm("a")
+    bound(iommu_sva_bind_device_pasid(wide, mm, 4))
+    outcome = iommu_sva_bind_device_pasid(narrow, mm, 4)
+    assert refused(outcome, EOVERFLOW, "v2.number-too-wide") == "narrow carries 1..3: 4 does not fit"
 
 
 @both_kernels

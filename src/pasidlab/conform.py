@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pasidlab import events
-from pasidlab.drivers.mock import MockDriver, Mode
+from pasidlab.drivers.mock import MockDriver
+from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno, InputError
 from pasidlab.linux import iommu, iopf, structs, sva, task, traps
 from pasidlab.linux.kernel import Arch, Kernel

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from pasidlab.devices import Submit
-from pasidlab.drivers.mock import Mode
+from pasidlab.drivers.traits import Mode
 from pasidlab.errors import InputError
 from pasidlab.hw.cpu import Arm64Cpu, X86Cpu
 from pasidlab.linux.profiles import DEFAULT_PROFILE
@@ -49,7 +49,7 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         pasid_bits: width of the numbers it takes; `max_pasids`, one more than the largest, overrides it.
         per_device_pasid_space: IOMMU_CAP_PER_DEV_PASID_SPACE.
         sva: it can share page tables with the CPU.
-        ops: which operations its driver has.
+        ops: whose operations its driver has: the usual ones, those of a real driver, or with one missing.
     """
 
     name: Name

@@ -93,12 +93,13 @@ class RidAttached(Event, frozen=True):
 
 
 class PageResponded(Event, frozen=True):
-    """The answer to a page request group: 0 SUCCESS, 1 INVALID, 2 FAILURE."""
+    """The answer to a page request group: 0 SUCCESS, 1 INVALID, 2 FAILURE; `wire` is what the hardware gets."""
 
     device: str
     pasid: int
     grpid: int
     code: int
+    wire: str = ""
 
 
 class MmReleased(Event, frozen=True):

@@ -98,7 +98,8 @@ class Machine:
     # --- putting together --------------------------------------------------------------------------------------
 
     def _make_iommu(self, spec: IommuSpec) -> structs.IommuDevice:
-        bound = 1 << spec.pasid_bits if spec.max_pasids is None else spec.max_pasids
+        computed = self.driver.max_pasids(spec.ops, spec.pasid_bits)
+        bound = computed if spec.max_pasids is None else spec.max_pasids
         return self.driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
 
     def _make_endpoint(self, spec: DeviceSpec) -> Endpoint:
@@ -514,24 +515,25 @@ class Machine:
         if isinstance(number, Refusal):
             return self._settle(number)
         dev = self.endpoints[device].dev
-        answers: list[int] = []
+        answers: list[events.PageResponded] = []
 
         def listen(event: events.Event) -> None:
             if isinstance(event, events.PageResponded):
-                answers.append(event.code)
+                answers.append(event)
 
         self.kernel.observers.append(listen)
         try:
-            refusal = iopf.iommu_report_device_fault(dev, fault(number))
+            refusal = self.driver.report(dev, fault(number))
             if dev.fault_param is not None:
                 iopf.iopf_queue_flush_dev(dev)
         finally:
             self.kernel.observers.remove(listen)
-        if refusal is None and answers and answers[-1] != iopf.ResponseCode.SUCCESS:
+        wire = tuple(f"on the wire: {answer.wire}" for answer in answers if answer.wire)
+        if refusal is None and answers and answers[-1].code != iopf.ResponseCode.SUCCESS:
             decision, self._decision = self._decision, None
             assert decision is not None
-            return self._settle(Faulted(RULES[decision.rule], decision.facts))
-        return self._settle(refusal, number)
+            return self._settle(Faulted(RULES[decision.rule], decision.facts), detail=wire)
+        return self._settle(refusal, number, detail=wire)
 
     def discard(self, name: str) -> Outcome:
         """`iopf_queue_discard_partial()` of an IOMMU, as after an overflow."""

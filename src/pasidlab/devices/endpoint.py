@@ -81,6 +81,9 @@ class Hardware(Protocol):
     def translate(self, dev: Device, pasid: int) -> IommuDomain | Faulted:
         """Return whose memory (device, PASID) reaches."""
 
+    def report(self, dev: Device, fault: iopf.Fault) -> Refusal | None:
+        """Take a page request of a device."""
+
 
 DRIVER_FULL = Rule(
     "driver.numbers-exhausted",
@@ -322,7 +325,7 @@ class Endpoint:
 
     def _request_page(self, pasid: int, address: int, perm: int) -> None:
         page = address - address % PAGE_SIZE
-        iopf.iommu_report_device_fault(self.dev, iopf.Fault(pasid, page, perm, last=True, grpid=0))
+        self.hardware.report(self.dev, iopf.Fault(pasid, page, perm, last=True, grpid=0))
         if self.dev.fault_param is not None:
             iopf.iopf_queue_flush_dev(self.dev)
 

@@ -13,13 +13,14 @@ Not modelled: stream tables, context descriptors, invalidation; the drivers of r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from pasidlab import events
+from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
     Fault,
     IopfQueue,
+    ResponseCode,
     iommu_report_device_fault,
     iopf_queue_add_device,
     iopf_queue_flush_dev,
@@ -28,7 +29,7 @@ from pasidlab.linux.iopf import (
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
-from pasidlab.rules import Faulted, Refusal, Rule
+from pasidlab.rules import READ, Faulted, Refusal, Rule
 
 OTHER_INSTANCE = Rule(
     "driver.other-instance",
@@ -37,6 +38,14 @@ OTHER_INSTANCE = Rule(
     "the domain was made for another IOMMU than that of {dev}",
     Errno.EINVAL,
     "arm-smmu-v3: smmu_domain->smmu != master->smmu",
+)
+NO_REPLACE = Rule(
+    "driver.no-replace",
+    "iommu_sva_set_dev_pasid (drivers/iommu/amd/pasid.c)",
+    "old != NULL",
+    "the IOMMU driver of {dev} cannot set a PASID that has a domain",
+    Errno.EOPNOTSUPP,
+    READ,
 )
 SET_FAILED = Rule(
     "driver.set-failed",
@@ -92,15 +101,6 @@ RACE_GROUP = 99
 """The group index of a page request that arrives inside a set, as in the kernels' records."""
 
 
-class Mode(StrEnum):
-    """Which operations the mock driver has; the kernel's records were made with all four."""
-
-    USUAL = "usual"
-    NO_DOMAIN_ALLOC_SVA = "no_domain_alloc_sva"
-    NO_SET_DEV_PASID = "no_set_dev_pasid"
-    OTHER_DRIVER = "other_driver"
-
-
 @dataclass(slots=True, eq=False)
 class MockDriver:
     """The driver of a machine's mock IOMMUs.
@@ -120,7 +120,8 @@ class MockDriver:
     fault_users: dict[Device, int] = field(default_factory=dict)
     next_domain: int = 0
     ops_by_mode: dict[Mode, IommuOps] = field(default_factory=dict)
-    domain_ops: dict[IommuOps, IommuDomainOps] = field(default_factory=dict)
+    domain_ops: dict[tuple[IommuOps, DomainType], IommuDomainOps] = field(default_factory=dict)
+    traits: dict[IommuOps, Traits] = field(default_factory=dict)
 
     # --- instances ---------------------------------------------------------------------------------------------
 
@@ -144,23 +145,34 @@ class MockDriver:
         return self.ops_by_mode[mode]
 
     def _make_ops(self, mode: Mode) -> IommuOps:
+        traits = TRAITS[mode]
         ops = IommuOps(
             name=f"mock-{mode.value}",
-            domain_alloc_sva=None if mode is Mode.NO_DOMAIN_ALLOC_SVA else self.domain_alloc_sva,
+            domain_alloc_sva=self.domain_alloc_sva if traits.domain_alloc_sva else None,
             domain_alloc_paging=self.domain_alloc_paging,
             remove_dev_pasid=self.remove_dev_pasid,
             page_response=self.page_response,
             dev_enable_sva=self.dev_enable_sva,
         )
-        static = IommuDomainOps(set_dev_pasid=self.block_dev_pasid, attach_dev=self.attach_dev)
+        self.traits[ops] = traits
+        set_dev_pasid = self.set_dev_pasid if traits.set_dev_pasid else None
+        static = IommuDomainOps(self.block_dev_pasid if traits.set_dev_pasid else None, self.attach_dev)
         ops.blocked_domain = IommuDomain(DomainType.BLOCKED, ops, static)
-        ops.identity_domain = IommuDomain(DomainType.IDENTITY, ops, IommuDomainOps(self.set_dev_pasid, self.attach_dev))
-        set_dev_pasid = None if mode is Mode.NO_SET_DEV_PASID else self.set_dev_pasid
-        self.domain_ops[ops] = IommuDomainOps(set_dev_pasid=set_dev_pasid, free=self.domain_free)
+        ops.identity_domain = IommuDomain(DomainType.IDENTITY, ops, IommuDomainOps(set_dev_pasid, self.attach_dev))
+        paging = set_dev_pasid if traits.paging_pasids else None
+        self.domain_ops[ops, DomainType.SVA] = IommuDomainOps(set_dev_pasid, free=self.domain_free)
+        self.domain_ops[ops, DomainType.PAGING] = IommuDomainOps(paging, free=self.domain_free)
         return ops
 
+    def max_pasids(self, mode: Mode, bits: int) -> int:
+        """Return the bound that such a driver reports for an IOMMU of that width."""
+        traits = TRAITS[mode]
+        one_less = traits.bound_one_less and self.kernel.profile.amd_bound_one_less
+        return (1 << bits) - one_less if traits.carries_pasids else 0
+
     def _new_domain(self, type: DomainType, dev: Device, mm: MmStruct | None = None) -> IommuDomain:
-        domain = IommuDomain(type, dev.ops, self.domain_ops[dev.ops], id=self.next_domain, iommu=dev.iommu, mm=mm)
+        ops = self.domain_ops[dev.ops, type]
+        domain = IommuDomain(type, dev.ops, ops, id=self.next_domain, iommu=dev.iommu, mm=mm)
         self.next_domain += 1
         return domain
 
@@ -199,13 +211,33 @@ class MockDriver:
     def page_response(self, dev: Device, fault: Fault, code: int) -> None:
         """Answer the device."""
         if self.kernel.observers:
-            self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, int(code)))
+            wire = self._wire(dev, ResponseCode(code))
+            self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, int(code), wire))
+
+    def _wire(self, dev: Device, code: ResponseCode) -> str:
+        """Say what an answer becomes on the wire; empty for a driver without a real one's habits."""
+        codes = self.traits[dev.ops].wire
+        if codes is None:
+            return ""
+        if codes is RAW_CODES and code is ResponseCode.FAILURE and not self.kernel.profile.failure_sent_raw:
+            return "0xF"
+        return codes[code]
+
+    def report(self, dev: Device, fault: Fault) -> Refusal | None:
+        """Take a page request of the hardware; what the driver does not settle itself goes to the core."""
+        taken = self.traits[dev.ops].screen(fault) if dev.iommu is not None else fault
+        if isinstance(taken, Fault):
+            return iommu_report_device_fault(dev, taken)
+        if taken.code is not None:
+            self.page_response(dev, fault, taken.code)
+        self.kernel.decided(taken.rule)
+        return None
 
     # --- struct iommu_domain_ops -------------------------------------------------------------------------------
 
     def set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
         """Write the entry of (dev, pasid)."""
-        refusal = self._set_refused(domain, dev)
+        refusal = self._set_refused(domain, dev, old)
         if refusal is None:
             self._receive_race(dev, pasid)
             self._write_entry(dev, pasid, domain)
@@ -215,7 +247,13 @@ class MockDriver:
             self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
         return refusal
 
-    def _set_refused(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+    def _set_refused(self, domain: IommuDomain, dev: Device, old: IommuDomain | None) -> Refusal | None:
+        traits = self.traits[dev.ops]
+        if old is not None and not traits.replaces:
+            return NO_REPLACE.refuse(dev=dev.name)
+        if traits.no_memory_is_einval and self.kernel.allocation_fails():
+            no_memory = Errno.EINVAL if self.kernel.profile.amd_no_memory_is_einval else Errno.ENOMEM
+            return SET_FAILED.refuse(no_memory, dev=dev.name)
         errno = self.fail_set.pop(dev, None) if self.fail_set else None
         if errno is not None:
             return SET_FAILED.refuse(errno, dev=dev.name)

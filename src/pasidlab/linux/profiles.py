@@ -100,6 +100,20 @@ class Profile:
         "run on 6.12.117 and 7.3.4",
     )
 
+    amd_bound_one_less: bool = _switch(
+        True,
+        "quirk: AMD's max_pasids is one less than a power of two, so the largest number is never used",
+        "6.12.117 and 7.3.4 (read)",
+    )
+    amd_no_memory_is_einval: bool = _switch(
+        True, "quirk: AMD's set_dev_pasid answers -EINVAL when there is no memory", "7.3.4 (read)"
+    )
+    failure_sent_raw: bool = _switch(
+        True,
+        "quirk: VT-d and AMD send the core's FAILURE as 2, a reserved code; PCIe's Response Failure is 0xF",
+        "6.12.117 and 7.3.4 (read)",
+    )
+
     def with_switches(self, switches: dict[str, Any]) -> Profile:
         """Return this profile with some switches changed; InputError names an unknown one and what is allowed."""
         known = {f.name: f for f in switch_fields()}

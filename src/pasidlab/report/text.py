@@ -62,10 +62,11 @@ def _sentences(reports: list[Report]) -> Iterator[str]:
 
 def _sentence(step: StepReport) -> str:
     outcome = step.outcome
-    if outcome.detail:
+    if outcome.detail and outcome.result == "ok":
         return escape("; ".join(outcome.detail))
     if outcome.result == "ok" and not (step.do in ("submit", "handoff") and outcome.why):
         return ""
     rule = RULES.get(outcome.rule)
     source = f"; {rule.source}" if rule and rule.source != MODEL else ""
-    return f"{escape(outcome.result)}: {escape(outcome.why)} {escape(f'[{outcome.rule}{source}]')}"
+    said = "; ".join([outcome.why, *outcome.detail])
+    return escape(f"{outcome.result}: {said} [{outcome.rule}{source}]")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import typing
 from pathlib import Path
 
 import pytest
 
+from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, ProcessSpec
 from pasidlab.rules import RULES
+from pasidlab.scenario import AnyStep, Scenario
 
 from .conftest import ROOT, Command
 
@@ -100,3 +103,13 @@ def test_a_scenario_in_a_document_meets_its_expectations(pasidlab: Command, tmp_
     path.write_text(block)
     done = pasidlab("run", path)
     assert done.status == 0, done.out
+
+
+def test_the_scenario_reference_has_every_verb_and_every_key() -> None:
+    text = (ROOT / "docs" / "scenarios.md").read_text()
+    words = set(re.findall(r"\w+", text))
+    for step in typing.get_args(AnyStep):
+        assert step.__struct_config__.tag in words
+        assert set(step.__struct_encode_fields__) <= words, step
+    for spec in (CpuSpec, IommuSpec, DeviceSpec, ProcessSpec, Scenario):
+        assert set(spec.__struct_encode_fields__) <= words, spec

@@ -28,7 +28,7 @@ ARM64_INSTRUCTIONS = (ST64B, ST64BV, ST64BV0)
 
 X86 = X86Cpu(enqcmd=True, movdir64b=True)
 ARM64 = Arm64Cpu(ls64=3, en_als=True, en_asr=True, en_as0=True)
-LINUX_7_3 = Arm64Cpu(ls64=3, en_als=True, en_asr=False, en_as0=False)  # linux-7.3.md section 11
+LINUX_7_3 = Arm64Cpu(ls64=3, en_als=True, en_asr=False, en_as0=False)  # Linux 7.3.4
 EVERYTHING_ONE = b"\xff" * SIZE
 
 pasids = st.integers(0, 0xFFFFF)
@@ -52,7 +52,7 @@ def gp(reason):
 
 
 def test_ia32_pasid_is_the_number_and_bit_31():
-    assert ia32_pasid(0x12345) == 0x8001_2345  # hardware.md H
+    assert ia32_pasid(0x12345) == 0x8001_2345  # golden value
     assert ia32_pasid(0) == 0x8000_0000
     assert ia32_pasid(0xFFFFF) == 0x800F_FFFF
 
@@ -101,7 +101,7 @@ def test_a_number_without_bit_31_is_not_valid():
 def test_enqcmd_writes_the_pasid_of_the_register_to_dword_0():
     store = x86(ENQCMD, descriptor(rest=b"work"), ia32_pasid=0x8001_2345)
     assert isinstance(store, Store)
-    assert store.data == bytes.fromhex("45230100") + b"work" + bytes(56)  # hardware.md H: 0x00012345
+    assert store.data == bytes.fromhex("45230100") + b"work" + bytes(56)  # golden: 0x00012345
     assert store.pasid == 0x12345
 
 
@@ -146,7 +146,7 @@ def test_enqcmd_sends_none_of_the_reserved_bits_of_the_register():
     ],
 )
 def test_valid_is_named_only_where_loading_the_register_is_enough(wrong, how):
-    # Another cause stays a #GP after the register is loaded (linux.md D3, D9).
+    # Another cause stays a #GP after the register is loaded (cases D3, D9).
     assert x86(ENQCMD, ia32_pasid=0, **how) == gp(wrong)
     assert x86(ENQCMD, ia32_pasid=0x8000_0001, **how) == gp(wrong)
 
@@ -302,7 +302,7 @@ def test_el1_needs_no_enable(instruction):
 
 def test_under_linux_7_3_only_st64b_executes_at_el0():
     outcomes = [type(arm64(instruction, cpu=LINUX_7_3)) for instruction in ARM64_INSTRUCTIONS]
-    assert outcomes == [Store, CpuException, CpuException]  # linux.md D10, linux-7.3.md section 11
+    assert outcomes == [Store, CpuException, CpuException]  # case D10
 
 
 @pytest.mark.parametrize(

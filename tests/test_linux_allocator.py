@@ -1,4 +1,4 @@
-"""Family A of facts/linux.md section 9: the global PASID allocator, and how many numbers a device carries."""
+"""Family A of the core cases: the global PASID allocator, and how many numbers a device carries."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Family B of facts/linux.md section 9, corrected by facts/linux-7.3.md: attach, detach, replace, ownership, reset.
+"""Family B of the core cases: attach, detach, replace, ownership, reset.
 
-B18 (AMD refuses to replace an SVA domain) is left out: it is an answer of the AMD driver, and there is no model of
-AMD's IOMMU yet.
+B18 (AMD refuses to replace an SVA domain) is an answer of the AMD driver: see test_traits.py.
 """
 
 from __future__ import annotations

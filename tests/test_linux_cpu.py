@@ -1,4 +1,4 @@
-"""Family D of facts/linux.md section 9, with facts/linux-7.3.md section 11: who may send a PASID with a store.
+"""Family D of the core cases: who may send a PASID with a store.
 
 `X86Os` and `Arm64Os` execute one instruction of user space; a trap goes to the kernel, which fixes it or signals.
 """

@@ -1,4 +1,4 @@
-"""Family C of facts/linux.md section 9, corrected by facts/linux-7.3.md: binding an address space to a device.
+"""Family C of the core cases: binding an address space to a device.
 
 C27 to C30 are invariants: they are checked over random call sequences. Behind them: a bind whose N-th memory
 allocation fails, under each scheme.

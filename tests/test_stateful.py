@@ -1,8 +1,8 @@
 """Random call sequences under every scheme, against a second model that is as simple as it can be.
 
-The second model knows dicts and lists only. It was written from facts/linux.md (sections 3 and 11), facts/thread.md
-section 2.1 with facts/v2.md, and the docstrings of the schemes where these say "by decision". It predicts of each call
-the errno, or the number and the bond, and of each state who holds what.
+The second model knows dicts and lists only. It was written from the rules of the kernel and the thread
+(docs/thread.md, section 2.1), and from the docstrings of the schemes where these say "by decision". It predicts of each
+call the errno, or the number and the bond, and of each state who holds what.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class RfcModel(Model):
 
 
 class V2Model(Model):
-    """The decision table of thread.md 2.1 with the corrections of v2.md; the numbers are its rows."""
+    """The decision table of docs/thread.md 2.1; the numbers are its rows."""
 
     def __init__(self, guard):
         super().__init__(guard)

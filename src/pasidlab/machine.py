@@ -51,7 +51,7 @@ from pasidlab.rules import RULES, Faulted, Refusal, Signal, Verdict
 from pasidlab.schemes import Scheme, find_scheme
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Binding:
     """A named handle: the bond, the device it was asked of, and the open file if a driver's open made it."""
 

@@ -155,7 +155,7 @@ PAGE_REFUSED = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Endpoint:
     """One device and its driver.
 

@@ -64,7 +64,7 @@ DEDICATED_USED = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Idxd(Endpoint):
     """A DSA or IAA instance with one work queue.
 

@@ -11,6 +11,6 @@ from dataclasses import dataclass
 from pasidlab.devices.endpoint import Endpoint
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Narrow(Endpoint):
     """A platform accelerator; its driver programs a register with the number of each bond."""

@@ -10,6 +10,6 @@ from dataclasses import dataclass
 from pasidlab.devices.endpoint import Endpoint
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PcieEndpoint(Endpoint):
     """A PCIe function; one that does not bear on ENQCMD unless it says so."""

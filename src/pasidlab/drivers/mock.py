@@ -101,7 +101,7 @@ RACE_GROUP = 99
 """The group index of a page request that arrives inside a set, as in the kernels' records."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class MockDriver:
     """The driver of a machine's mock IOMMUs.
 

@@ -18,7 +18,7 @@ What separates the instructions is who chooses data bits 31:0, where a device lo
 The answer to a non-posted store (ZF = 1 "retry" on x86, the status in Xs on arm64) is the device's, so it is
 not here.
 
-Sources: facts/hardware.md B6 and G, after the ENQCMD, ENQCMDS and MOVDIR64B pages of the Intel SDM, volume 2,
+Sources: the ENQCMD, ENQCMDS and MOVDIR64B pages of the Intel SDM, volume 2,
 and the Arm ARM (DDI 0487) on ST64B, ST64BV, ST64BV0, ACCDATA_EL1, SCTLR_EL1 and ESR_EL1. Bit numbers count
 from bit 0 of byte 0, little-endian.
 

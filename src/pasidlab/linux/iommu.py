@@ -607,16 +607,17 @@ def iommu_device_claim_dma_owner(dev: Device, owner: object) -> Refusal | None:
 
 
 def iommu_device_release_dma_owner(dev: Device) -> None:
-    """Undo a claim; WARN while a PASID is attached, nothing changes then."""
+    """Undo a claim; WARN when nobody owns the group or a PASID is attached, nothing changes then."""
     group = dev.iommu_group
-    assert group is not None
-    if not group.owner_cnt or group.pasid_array:
-        dev.kernel.warn("iommu_device_release_dma_owner", f"{dev.name} still has PASIDs attached")
+    if group is not None and group.owner_cnt > 1:
+        group.owner_cnt -= 1
         return
-    group.owner_cnt -= 1
-    if not group.owner_cnt:
-        group.owner = None
-        group.domain = group.default_domain
+    if group is None or not group.owner_cnt or group.owner is None or group.pasid_array:
+        dev.kernel.warn("iommu_device_release_dma_owner", f"{dev.name} is not owned, or has PASIDs attached")
+        return
+    group.owner_cnt = 0
+    group.owner = None
+    group.domain = group.default_domain
 
 
 # --- the PCI reset fence -------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Fault:
     grpid: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IopfGroup:
     """`struct iopf_group`: the requests that are answered together, the last one last."""
 
@@ -60,7 +60,7 @@ class IopfGroup:
         return self.faults[-1]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FaultParam:
     """`struct iommu_fault_param`: a device's requests that wait for their last one, and its unanswered groups."""
 
@@ -69,7 +69,7 @@ class FaultParam:
     faults: list[IopfGroup] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IopfQueue:
     """`struct iopf_queue`: one per IOMMU instance, with the work that is not yet done."""
 

@@ -45,7 +45,7 @@ class IommuDomainOps:
     free: Callable[[IommuDomain], None] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IommuOps:
     """`struct iommu_ops`: one IOMMU driver; domains and devices of one driver share the object."""
 
@@ -89,7 +89,7 @@ class IommuDomain:
         return "B" if self.type is DomainType.BLOCKED else self.id
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class AttachHandle:
     """`struct iommu_attach_handle`: the caller's token for one attachment."""
 
@@ -106,7 +106,7 @@ RESERVED = _Reserved.ENTRY
 Slot = AttachHandle | IommuDomain | _Reserved
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IommuDevice:
     """`struct iommu_device`: one instance (one SMMU, one VT-d unit).
 
@@ -163,7 +163,7 @@ class IommuGroup:
         return self.numbers
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Device:
     """`struct device` with its `dev->iommu`, as far as PASIDs bear on it.
 
@@ -191,6 +191,9 @@ class Device:
     fault_param: FaultParam | None = None
     reset_depth: int = 0
     blocked: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Device {self.name}>"
 
     @property
     def ops(self) -> IommuOps:

@@ -36,7 +36,7 @@ from pasidlab.linux.structs import (
 from pasidlab.rules import READ, RUN, Refusal, Rule
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IommuMmData:
     """`struct iommu_mm_data`, what an mm knows of SVA. Schemes that need more derive from it.
 
@@ -58,7 +58,7 @@ class IommuMmData:
         return int(self.global_pasid is not None)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class IommuSva(AttachHandle):
     """`struct iommu_sva`: the bond of a group and an mm, shared by all binds of that pair.
 
@@ -69,6 +69,9 @@ class IommuSva(AttachHandle):
     data: IommuMmData = field(kw_only=True)
     pasid: int = field(kw_only=True)
     users: int = field(default=1, kw_only=True)
+
+    def __repr__(self) -> str:
+        return f"<IommuSva {self.mm.name} on {self.dev.name} at {self.pasid}, {self.users} users>"
 
     @property
     def mm(self) -> MmStruct:
@@ -90,7 +93,7 @@ BIND_X86 = Rule(
     "bind.x86-refused",
     _BIND,
     "IS_ENABLED(CONFIG_X86)",
-    "stable kernels refuse SVA on x86: nothing flushes kernel mappings from the IOMMU's caches",
+    "no SVA for {dev}: stable kernels refuse it on x86, where nothing flushes kernel mappings from the IOMMU's caches",
     Errno.EOPNOTSUPP,
     "6.12.y stable; lifted in mainline by iommu_sva_invalidate_kva_range()",
 )
@@ -110,7 +113,9 @@ BIND_OVERFLOW = Rule(
     Errno.EOVERFLOW,
     source=RUN,
 )
-BIND_NO_MEMORY = Rule("bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory", Errno.ENOMEM, source=RUN)
+BIND_NO_MEMORY = Rule(
+    "bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory for the SVA data of {mm}", Errno.ENOMEM, source=RUN
+)
 BIND_NOSPC = Rule(
     "bind.no-number-free",
     _ALLOC,
@@ -136,7 +141,12 @@ BIND_OTHER_MM = Rule(
     source=RUN,
 )
 BIND_HANDLE_NO_MEMORY = Rule(
-    "bind.no-memory-for-handle", _BIND, "!kzalloc(handle)", "no memory for the bond", Errno.ENOMEM, source=RUN
+    "bind.no-memory-for-handle",
+    _BIND,
+    "!kzalloc(handle)",
+    "no memory for the bond of {mm} on {dev}",
+    Errno.ENOMEM,
+    source=RUN,
 )
 BIND_SAME_MM = Rule(
     "bind.same-mm",
@@ -203,7 +213,7 @@ BIND_PASID_ZERO = Rule(
     "pasid == IOMMU_NO_PASID",
     "PASID 0 is the traffic of {dev} without PASID",
     Errno.EINVAL,
-    "thread.md 2.1 row 0",
+    "docs/thread.md 2.1, row 0",
 )
 
 
@@ -266,7 +276,7 @@ def _bind_refused(dev: Device, mm: MmStruct) -> Refusal | None:
         return BIND_NO_GROUP.refuse(dev=dev.name)
     kernel = dev.kernel
     if kernel.profile.x86_sva_refused and kernel.arch is Arch.X86:
-        return BIND_X86.refuse()
+        return BIND_X86.refuse(dev=dev.name)
     if not arch_pgtable_dma_compat(mm):
         return BIND_LAM.refuse(mm=mm.name)
     return None
@@ -283,7 +293,7 @@ def iommu_alloc_mm_data(mm: MmStruct, dev: Device) -> IommuMmData | Refusal:
             return number_too_wide(dev, mm, data.pasid)
         return data
     if mm.kernel.allocation_fails():
-        return BIND_NO_MEMORY.refuse()
+        return BIND_NO_MEMORY.refuse(mm=mm.name)
     pasid = iommu_alloc_global_pasid(dev)
     if pasid == IOMMU_PASID_INVALID:
         return no_number(dev)
@@ -314,7 +324,7 @@ def iommu_sva_bind_pasid(dev: Device, data: IommuMmData, pasid: int) -> IommuSva
         if isinstance(found, Refusal) and found.errno is not Errno.ENOENT:
             return found
     if mm.kernel.allocation_fails():
-        return BIND_HANDLE_NO_MEMORY.refuse()
+        return BIND_HANDLE_NO_MEMORY.refuse(mm=mm.name, dev=dev.name)
     handle = IommuSva(dev=dev, data=data, pasid=pasid)
     for domain in data.sva_domains:
         if iommu_attach_device_pasid(domain, dev, pasid, handle) is None:
@@ -382,6 +392,9 @@ def iommu_domain_free(domain: IommuDomain) -> None:
 def iommu_sva_release_bond(handle: IommuSva) -> bool:
     """Give back one use of a bond, and the bond with the last one; true when it went."""
     data, domain, kernel = handle.data, handle.domain, handle.dev.kernel
+    if not handle.users:
+        kernel.warn("iommu_sva_unbind_device", f"the bond of {data.mm.name} on {handle.dev.name} is gone already")
+        return False
     handle.users -= 1
     if handle.users:
         kernel.decided(UNBIND_SHARED, mm=data.mm.name, dev=handle.dev.name)

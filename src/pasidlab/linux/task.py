@@ -50,7 +50,7 @@ EXITED = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class File:
     """`struct file`: an open device; `release` runs when the last descriptor of it is closed."""
 
@@ -59,7 +59,7 @@ class File:
     count: int = 1
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FilesStruct:
     """`struct files_struct`: the open files of a task and its threads."""
 
@@ -67,7 +67,7 @@ class FilesStruct:
     count: int = 1
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Task:
     """`struct task_struct`, as far as PASIDs bear on it.
 

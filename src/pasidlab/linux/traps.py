@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pasidlab import events
-from pasidlab.hw.cpu import Arm64Cpu, CpuException, Instruction, Store, X86Cpu
+from pasidlab.hw.cpu import MAX_PASID, Arm64Cpu, CpuException, Instruction, Store, X86Cpu
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import mm_get_enqcmd_pasid
 from pasidlab.linux.task import Task
@@ -93,7 +93,7 @@ class X86Os:
         if outcome.name != "#GP(0)":
             return UNDEFINED.signal(Signal.SIGILL, **facts)
         assert task.mm is not None
-        if not self.cpu.enqcmd:
+        if not task.kernel.enqcmd_like:
             return GP_NO_ENQCMD.signal(Signal.SIGSEGV, **facts)
         if mm_get_enqcmd_pasid(task.mm) == IOMMU_PASID_INVALID:
             return GP_NO_NUMBER.signal(Signal.SIGSEGV, mm=task.mm.name, **facts)
@@ -111,6 +111,9 @@ def try_fixup_enqcmd_gp(task: Task) -> bool:
         return False
     pasid = mm_get_enqcmd_pasid(mm)
     if pasid == IOMMU_PASID_INVALID or task.pasid_activated:
+        return False
+    if pasid > MAX_PASID:
+        task.kernel.warn("try_fixup_enqcmd_gp", f"PASID {pasid:#x} does not fit IA32_PASID bits 19:0")
         return False
     task.x86.load(pasid)
     task.pasid_activated = True

@@ -230,7 +230,7 @@ class Scheme(ABC):
         if mm.iommu_mm is not None:
             assert isinstance(mm.iommu_mm, kind)
             return mm.iommu_mm
-        return BIND_NO_MEMORY.refuse() if mm.kernel.allocation_fails() else kind(mm)
+        return BIND_NO_MEMORY.refuse(mm=mm.name) if mm.kernel.allocation_fails() else kind(mm)
 
     def global_number(self, dev: Device, data: IommuMmData) -> int | Refusal:
         """Return the mm's global number if it fits the device, else take one; the caller frees a new one on failure."""

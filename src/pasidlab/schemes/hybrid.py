@@ -43,7 +43,7 @@ LOCAL_TOO_WIDE = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HybridMmData(IommuMmData):
     """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs."""
 

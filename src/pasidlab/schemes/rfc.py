@@ -54,7 +54,7 @@ PICKED = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class RfcMmData(IommuMmData):
     """What the RFC keeps of an mm: its bonds on devices with a space of their own, by group, oldest first."""
 
@@ -160,6 +160,8 @@ def _any_free(dev: Device) -> int | None:
 
 
 def _device_full(dev: Device) -> Refusal:
+    if dev.max_pasids <= 1:
+        return no_number(dev)
     group = dev.iommu_group
     assert group is not None
     return DEVICE_FULL.refuse(dev=dev.name, range=pasid_range(dev), held=slots_text(group))

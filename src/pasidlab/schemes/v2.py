@@ -56,7 +56,7 @@ NUMBER_TOO_WIDE = Rule(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class V2MmData(IommuMmData):
     """`struct iommu_mm_data` with the patch's bool: `pasid` is of the global space, or the driver's."""
 
@@ -156,7 +156,7 @@ def _number_refused(dev: Device, data: V2MmData, asked: int | None) -> Refusal |
 
 def _first_data(dev: Device, mm: MmStruct, asked: int | None) -> V2MmData | Refusal:
     if mm.kernel.allocation_fails():
-        return BIND_NO_MEMORY.refuse()
+        return BIND_NO_MEMORY.refuse(mm=mm.name)
     if asked is not None:
         return V2MmData(mm, asked, pasid_global=False) if asked < dev.max_pasids else _too_wide(dev, asked)
     pasid = iommu_alloc_global_pasid(dev)

@@ -57,6 +57,13 @@ class TestRun:
         summaries = [r for r in records(pasidlab("run", path, "--json").out) if r.get("summary")]
         assert {r["scheme"]: r["met"] for r in summaries} == dict.fromkeys(SCHEMES, True) | {"v2": False}
 
+    def test_work_in_the_wrong_memory_stands_out(self, pasidlab: Command) -> None:
+        done = pasidlab("run", "scenarios/portal_hole.toml", "--scheme", "hybrid")
+        assert "ok 1 in b, not a" in done.out
+        assert "acc0 works under PASID 1 of the write; for a, in the memory of b" in done.out
+        steps = records(pasidlab("run", "scenarios/portal_hole.toml", "--json").out)
+        assert [r["scheme"] for r in steps if r.get("trespass")] == ["rfc", "v2", "hybrid"]
+
     def test_scheme_and_kernel_override_the_file(self, pasidlab: Command) -> None:
         found = records(pasidlab("run", NARROW, "--scheme", "v2,rfc", "--kernel", "v6.12", "--json").out)
         assert [r["scheme"] for r in found if r.get("summary")] == ["v2", "rfc"]

@@ -24,13 +24,20 @@ T = TypeVar("T", int, str)
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step under one scheme; `number` counts from 1, `unmet` says what was expected and did not come."""
+    """One step under one scheme.
+
+    Attributes:
+        number: counts from 1.
+        unmet: what was expected and did not come.
+        trespass: the process that submitted, where the work was done in memory that is not its own; else empty.
+    """
 
     number: int
     do: str
     subject: str
     outcome: Outcome
     unmet: tuple[str, ...] = ()
+    trespass: str = ""
 
     @property
     def result(self) -> str:
@@ -53,6 +60,7 @@ class StepReport:
             "why": outcome.why,
             "holders": [{"pasid": pasid, "holder": holder} for pasid, holder in outcome.holders],
             "work": None if work is None else {"owner": work.owner, "pasid": work.pasid, "data": _text(work.data)},
+            "trespass": bool(self.trespass),
             "detail": list(outcome.detail),
             "unmet": list(self.unmet),
         }
@@ -119,8 +127,18 @@ def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
         with _blamed(scheme):
             outcome = step.perform(machine)
         unmet = tuple(_unmet(step, outcome, scheme.name))
-        report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet))
+        trespass = _trespass(step, machine, outcome)
+        report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass))
     return report
+
+
+def _trespass(step: Step, machine: Machine, outcome: Outcome) -> str:
+    """Return the submitting process if a device did its work in memory of somebody else."""
+    submitter = getattr(step, "process", None)
+    mm = machine.processes[submitter].mm if submitter in machine.processes else None
+    if outcome.work is None or mm is None or outcome.work.owner == mm.name:
+        return ""
+    return str(submitter)
 
 
 class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`

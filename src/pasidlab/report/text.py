@@ -43,7 +43,9 @@ def _cell(step: StepReport) -> str:
         text += f" {outcome.pasid}"
     if outcome.work is not None:
         text += f" in {outcome.work.owner}"
-    style = "green" if outcome.result == "ok" else "yellow"
+    if step.trespass:
+        text += f", not {step.trespass}"
+    style = "bold red" if step.trespass else "green" if outcome.result == "ok" else "yellow"
     cell = f"[{style}]{escape(text)}[/{style}]"
     return f"{cell} [red]! {escape('; '.join(step.unmet))}[/red]" if step.unmet else cell
 
@@ -68,5 +70,6 @@ def _sentence(step: StepReport) -> str:
         return ""
     rule = RULES.get(outcome.rule)
     source = f"; {rule.source}" if rule and rule.source != MODEL else ""
-    said = "; ".join([outcome.why, *outcome.detail])
+    trespass = [f"for {step.trespass}, in the memory of {outcome.work.owner}"] if step.trespass and outcome.work else []
+    said = "; ".join([outcome.why, *trespass, *outcome.detail])
     return escape(f"{outcome.result}: {said} [{outcome.rule}{source}]")

@@ -82,7 +82,9 @@ class TestRun:
             (["--kernel", "v9"], "kernel 'v9': no such profile; known: v6.12.0"),
             (["--option", "guard=wall"], "--option guard = 'wall': invalid enum value 'wall'; allowed: declared"),
             (["--option", "wall=1"], "--option wall = 1: unknown key; allowed: order, reserve"),
-            (["--option", "reserve=-1"], "--option reserve = '-1': expected `int`"),
+            (["--option", "reserve=-1"], "--option reserve = -1: expected `int` >= 0"),
+            (["--scheme", ""], "scheme '': no such scheme"),
+            (["--option", "reserve=" + "9" * 5000], "expected `int`"),
             (["--option", "guard"], "--option 'guard': must be KEY=VALUE"),
         ],
     )

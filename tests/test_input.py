@@ -100,6 +100,23 @@ MISTAKES = {
         f"[switches]\nreset_fence = true\n{SHOW}",
         r"switches\.reset_fence = True: must be one of none, flat",
     ),
+    "reserved name": ('[[process]]\nname = "kernel"\n' + SHOW, r"process\[0\]\.name = 'kernel': stands for something"),
+    "reserved child": (step('do = "fork"\nprocess = "a"\nas = "nobody"'), r"step\[0\]\.as = 'nobody': stands for"),
+    "control character": ('[[process]]\nname = "a\\nb"\n' + SHOW, r"process\[0\]\.name = "),
+    "address too large": (step('do = "page_request"\ndevice = "npu0"\naddress = 99999999999999999999'), r"address = "),
+    "number too long": ("a = " + "9" * 5000, r"not TOML that can be read: Exceeds the limit"),
+    "queue of another kind": (
+        '[[device]]\nname = "d"\nqueue = "shared"\n' + SHOW,
+        r"device\[0\]\.queue: only a device of kind dsa or iaa has it, not pcie",
+    ),
+    "virtual function first": (
+        '[[device]]\nname = "d"\nphysfn = "e"\n[[device]]\nname = "e"\n' + SHOW,
+        r"device\[0\]\.physfn = 'e': must name a device that is described before",
+    ),
+    "errno of a failing allocation": (
+        step('do = "fail_next"\ndevice = "npu0"\ncall = "memory"\nerrno = "EIO"'),
+        r"step\[0\]\.errno = 'EIO': a failing allocation is ENOMEM",
+    ),
     "no steps": (MACHINE, r"step: missing; a scenario has at least one \[\[step\]\]"),
     "steps are no list": ("step = 3", r"step = 3: expected `array`"),
     "a step is no table": ("step = [3]", r"step\[0\] = 3: expected `object`"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pasidlab import Errno, Machine, MachineSpec, run
+from pasidlab import Errno, InputError, Machine, MachineSpec, run
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, ProcessSpec
 from pasidlab.devices import Access, Submit, Work
 from pasidlab.drivers.traits import Mode
@@ -416,6 +416,31 @@ class TestShow:
 
 
 class TestPythonInterface:
+    def test_an_unknown_device_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"^device 'zz': no such device; known: dev0, dev1$"):
+            machine().bind("zz", "a")
+
+    def test_a_process_that_a_refused_fork_should_have_started_is_esrch(self) -> None:
+        m = machine()
+        ok(m.exit("a"))
+        refused(m.fork("a", "c"), "ESRCH", "process.exited")
+        refused(m.bind("dev0", "c"), "ESRCH", "process.never-started")
+        assert ok(m.show(process="c")).detail == ("c: was never started",)
+
+    def test_two_binds_without_name_are_both_kept(self) -> None:
+        m = machine()
+        ok(m.bind("dev0", "a"), 1)
+        ok(m.bind("dev0", "a"), 1)
+        ok(m.unbind("dev0/a"))
+        assert len(m.endpoints["dev0"].dev.iommu_group.pasid_array) == 1
+        ok(m.exit("a"))
+        assert m.endpoints["dev0"].dev.iommu_group.pasid_array == {}
+
+    @pytest.mark.parametrize("options", [{"guard": "bogus"}, {"nope": 1}, {"quota_user": "x"}])
+    def test_bad_options_are_input_errors(self, options: dict) -> None:
+        with pytest.raises(InputError):
+            run(ROOT / "scenarios" / "narrow.toml", "mainline", options=options)
+
     def test_a_scheme_may_be_a_name(self) -> None:
         assert [machine(name).scheme.name for name in SCHEMES] == list(SCHEMES)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pasidlab.rules import RULES
-from pasidlab.run import run
+from pasidlab.runner import run
 from pasidlab.scenario import Scenario
 from pasidlab.schemes import SCHEMES
 

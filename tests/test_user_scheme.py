@@ -60,6 +60,7 @@ def test_all_is_the_four_in_order() -> None:
 
 BAD = {
     "raises when loaded": ("raise RuntimeError('boom')", "Mine", r"mine\.py: cannot be loaded: RuntimeError: boom"),
+    "exits when loaded": ("raise SystemExit(0)", "Mine", r"mine\.py: cannot be loaded: SystemExit: 0"),
     "no Python": ("def (", "Mine", r"mine\.py: cannot be loaded: SyntaxError"),
     "no such class": (
         TOP_DOWN,
@@ -87,12 +88,17 @@ RAISING = {
         "return 1 / 0",
         r"scheme Mine raised ZeroDivisionError: division by zero \(.*mine\.py, line 5, in bind\)",
     ),
-    "a wrong answer": ("return 7", r"a bind of scheme mine returned 7, not an IommuSva or a Refusal"),
+    "a wrong answer": ("return 7", r"a bind of scheme mine returned 7, not an IommuSva or a Refusal \(.*mine\.py"),
+    "an exit": ("raise SystemExit(0)", r"scheme Mine raised SystemExit: 0 \(.*mine\.py, line 5, in bind"),
+    "data that it keeps to itself": (
+        "h = super().bind(dev, mm); mm.iommu_mm = None; return h",
+        r"a bind of scheme mine did not put its data on mm\.iommu_mm",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", RAISING)
-def test_a_scheme_that_misbehaves_is_blamed_by_file_and_line(pasidlab: Command, scheme_file, name: str) -> None:
+def test_a_scheme_that_misbehaves_is_blamed_by_its_file(pasidlab: Command, scheme_file, name: str) -> None:
     body, message = RAISING[name]
     path = scheme_file(
         f"from pasidlab.schemes import Mainline\nclass Mine(Mainline):\n    name = 'mine'\n"

@@ -8,7 +8,7 @@ from pasidlab.description import MachineSpec
 from pasidlab.errors import Errno, InputError, ModelError, PasidlabError
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
-from pasidlab.run import Report, run
+from pasidlab.runner import Report, run
 from pasidlab.scenario import Scenario
 
 __version__ = "0.1.0"

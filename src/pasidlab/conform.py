@@ -7,9 +7,11 @@ ask, calls the kernel's functions with the recorder's objects, and compares its 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,8 @@ def _kernel_of(name: str, where: str) -> tuple[Profile, type[Scheme]]:
         raise InputError(f"{where}: kernel {name!r} is not modelled; known series: {known}") from None
 
 
+MODES = ("h", "n", "s", "r")
+"""How attach and replace name domain and handle."""
 BAD: dict[str, Any] = {"st": "bad"}
 OK: dict[str, Any] = {"st": "ok"}
 
@@ -132,6 +136,7 @@ class Replayer:
         self.tasks: dict[int, task.Task] = {}
         self.handles: dict[int, sva.IommuSva] = {}
         self.globals: set[int] = set()
+        self.fail_allocation = 0
         self.attached: dict[
             tuple[structs.IommuGroup, int], tuple[structs.IommuDomain, structs.AttachHandle | None]
         ] = {}
@@ -147,6 +152,8 @@ class Replayer:
         groups: dict[int, structs.IommuGroup] = {}
         devices = {}
         for dev in sequence.devs:
+            if dev.id in devices:
+                raise InputError(f"{self.where}: devs[].id = {dev.id} is there twice")
             device = structs.Device(self.kernel, f"dev{dev.id}", pasid_num_bits=None if dev.bits < 0 else dev.bits)
             devices[dev.id] = device
             if dev.inst < 0:
@@ -170,12 +177,13 @@ class Replayer:
             raise InputError(f"{where}: no such command {command!r}; known: {', '.join(COMMANDS)}")
         self.callbacks = []
         self.rule = ""
+        complaint = _misfit(name, command[1:])
+        if complaint:
+            raise InputError(f"{where}: {command!r} does not fit its command: {complaint}")
         try:
             reply = dict(handler(*command[1:]))
         except _Absent:
             reply = dict(BAD)
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{where}: {command!r} does not fit its command: {error}") from error
         if self.callbacks:
             reply["cb"] = self.callbacks
         return reply
@@ -201,10 +209,22 @@ class Replayer:
 
     def _dev(self, number: int) -> structs.Device:
         """Return a device behind an IOMMU; the recorder gives the others nothing but binds."""
-        dev = self.devs[number]
+        dev = self._any_dev(number)
         if dev.iommu_group is None:
             raise _Absent
         return dev
+
+    def _any_dev(self, number: int) -> structs.Device:
+        if number not in self.devs:
+            raise InputError(f"{self.where}: device {number} is not in devs")
+        return self.devs[number]
+
+    def _errno(self, negative: int) -> Errno:
+        try:
+            return Errno(-negative)
+        except ValueError:
+            known = ", ".join(str(-errno) for errno in Errno)
+            raise InputError(f"{self.where}: errno {negative} has no name here; known: {known}") from None
 
     def _mm(self, number: int) -> MmStruct:
         if number not in self.mms:
@@ -315,22 +335,23 @@ class Replayer:
     # --- binds -------------------------------------------------------------------------------------------------
 
     def _do_bind(self, dev: int, mm: int, handle: int) -> dict[str, Any]:
-        return self._bind(self._mm(mm), handle, lambda m: sva.iommu_sva_bind_device(self.devs[dev], m))
+        return self._bind(self._mm(mm), handle, lambda m: sva.iommu_sva_bind_device(self._any_dev(dev), m))
 
     def _do_pbind(self, dev: int, process: int, handle: int) -> dict[str, Any]:
-        return self._bind(self._mm_of(process), handle, lambda m: sva.iommu_sva_bind_device(self.devs[dev], m))
+        return self._bind(self._mm_of(process), handle, lambda m: sva.iommu_sva_bind_device(self._any_dev(dev), m))
 
     def _do_bind_pasid(self, dev: int, mm: int, pasid: int, handle: int) -> dict[str, Any]:
         call = sva.iommu_sva_bind_device_pasid
-        return self._bind(self._mm(mm), handle, lambda m: call(self.devs[dev], m, pasid))
+        return self._bind(self._mm(mm), handle, lambda m: call(self._any_dev(dev), m, pasid))
 
     def _do_pbind_pasid(self, dev: int, process: int, pasid: int, handle: int) -> dict[str, Any]:
         call = sva.iommu_sva_bind_device_pasid
-        return self._bind(self._mm_of(process), handle, lambda m: call(self.devs[dev], m, pasid))
+        return self._bind(self._mm_of(process), handle, lambda m: call(self._any_dev(dev), m, pasid))
 
     def _bind(self, mm: MmStruct, number: int, call: Callable[[MmStruct], sva.IommuSva | Refusal]) -> dict[str, Any]:
         if number in self.handles:
             raise _Absent
+        self.kernel.fail_allocation, self.fail_allocation = self.fail_allocation, 0
         bond = call(mm)
         self.kernel.fail_allocation = 0
         if isinstance(bond, Refusal):
@@ -423,15 +444,15 @@ class Replayer:
     # --- injected failures, page requests, resets --------------------------------------------------------------
 
     def _do_failset(self, dev: int, errno: int) -> dict[str, Any]:
-        self.driver.fail_set[self.devs[dev]] = Errno(-errno)
+        self.driver.fail_set[self._any_dev(dev)] = self._errno(errno)
         return OK
 
     def _do_failalloc(self, dev: int, errno: int) -> dict[str, Any]:
-        self.driver.fail_alloc[self.devs[dev]] = Errno(-errno)
+        self.driver.fail_alloc[self._any_dev(dev)] = self._errno(errno)
         return OK
 
     def _do_failmem(self, nth: int) -> dict[str, Any]:
-        self.kernel.fail_allocation = nth
+        self.fail_allocation = nth
         return OK
 
     def _do_prq(self, number: int, pasid: int, addr: int, perm: int, last: int, grpid: int) -> dict[str, Any]:
@@ -459,6 +480,28 @@ class Replayer:
 
 
 COMMANDS = tuple(name.removeprefix("_do_") for name in vars(Replayer) if name.startswith("_do_"))
+
+
+def _misfit(command: str, arguments: list[Any]) -> str:
+    """Say why the arguments of a command do not fit it; empty when they do."""
+    parameters = _parameters(command)
+    if len(arguments) != len(parameters):
+        return f"it takes {', '.join(name for name, _ in parameters) or 'no argument'}"
+    for (name, wanted), value in zip(parameters, arguments, strict=True):
+        if type(value) is not wanted:
+            return f"{name} = {value!r} is no {wanted.__name__}"
+        if name == "mode" and value not in MODES:
+            return f"mode = {value!r} is none of {', '.join(MODES)}"
+        if isinstance(value, int) and name in ("pasid", "nth") and not -1 <= value <= 0xFFFF_FFFF:
+            return f"{name} = {value} is out of range"
+    return ""
+
+
+@cache
+def _parameters(command: str) -> tuple[tuple[str, type], ...]:
+    """Return names and types of a command's arguments."""
+    signature = inspect.signature(getattr(Replayer, f"_do_{command}"), eval_str=True)
+    return tuple((p.name, p.annotation) for p in list(signature.parameters.values())[1:])
 
 
 def _ret_of(errno: Errno | None) -> int:

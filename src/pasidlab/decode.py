@@ -33,13 +33,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not raw.strip():
         raise InputError(f"{path}: the file is empty")
     try:
-        return tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file: byte {error.start} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: not TOML that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML that can be read: {error}") from None
 
 
 def convert(raw: dict[str, Any], into: type[T]) -> T:

@@ -18,7 +18,10 @@ from pasidlab.linux.task import INIT_PIDNS
 from pasidlab.linux.traps import Arm64Os, X86Os
 from pasidlab.schemes import Options
 
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+KERNEL, NOBODY = "kernel", "nobody"
+RESERVED_NAMES = (KERNEL, NOBODY)
+"""What `expect_work` calls memory that is no process's."""
 PasidBits = Annotated[int, Meta(ge=0, le=20)]
 
 
@@ -72,7 +75,7 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
         submit: how a PASID reaches it; None is `enqcmd` for dsa and iaa, `register` for the others.
         pasids: `local`, its driver may own its PASIDs.
         sloppy: it believes the PASID of posted writes too.
-        queue, kernel_pasid: of dsa and iaa; a number for kernel work queues is taken at probe.
+        queue, kernel_pasid: of dsa and iaa only; by default shared, and a number for kernel work queues at probe.
     """
 
     name: Name
@@ -84,8 +87,8 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     submit: Submit | None = None
     pasids: Literal["local", "global"] = "global"
     sloppy: bool = False
-    queue: Literal["shared", "dedicated"] = "shared"
-    kernel_pasid: bool = True
+    queue: Literal["shared", "dedicated"] | None = None
+    kernel_pasid: bool | None = None
 
     @property
     def submits(self) -> Submit:
@@ -133,11 +136,19 @@ def check(spec: MachineSpec) -> None:
     """Raise InputError for a name that is used twice, or that names nothing."""
     for key in ("iommu", "device", "process"):
         _check_unique(key, [item.name for item in getattr(spec, key)])
+    for index, process in enumerate(spec.process):
+        if process.name in RESERVED_NAMES:
+            raise InputError(f"process[{index}].name = {process.name!r}: stands for something else in expectations")
     iommus = [item.name for item in spec.iommu]
     before: list[str] = []
     for index, device in enumerate(spec.device):
         _check_known(f"device[{index}].iommu", device.iommu, iommus)
-        _check_known(f"device[{index}].physfn", device.physfn, before)
+        if device.physfn is not None and device.physfn not in before:
+            place = f"device[{index}].physfn = {device.physfn!r}"
+            raise InputError(f"{place}: must name a device that is described before its virtual functions")
+        for key in ("queue", "kernel_pasid"):
+            if getattr(device, key) is not None and not device.is_idxd:
+                raise InputError(f"device[{index}].{key}: only a device of kind dsa or iaa has it, not {device.kind}")
         before.append(device.name)
 
 

@@ -18,6 +18,10 @@ class Errno(IntEnum):
     EINTR = 4
     EIO = 5
     ENXIO = 6
+    E2BIG = 7
+    ENOEXEC = 8
+    EBADF = 9
+    ECHILD = 10
     EAGAIN = 11
     ENOMEM = 12
     EACCES = 13
@@ -27,14 +31,23 @@ class Errno(IntEnum):
     EXDEV = 18
     ENODEV = 19
     EINVAL = 22
+    ENOTTY = 25
     ENOSPC = 28
+    EDOM = 33
     ERANGE = 34
     ENOSYS = 38
+    ENODATA = 61
+    EPROTO = 71
     EOVERFLOW = 75
+    EMSGSIZE = 90
     EOPNOTSUPP = 95
+    ENOBUFS = 105
     ETIMEDOUT = 110
+    EREMOTEIO = 121
     EDQUOT = 122
+    ECANCELED = 125
     EPROBE_DEFER = 517
+    ENOTSUPP = 524
 
 
 class PasidlabError(Exception):

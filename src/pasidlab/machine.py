@@ -18,7 +18,7 @@ from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, ProcessSpec
 from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint, Work
 from pasidlab.devices.endpoint import PORTALS, Done
 from pasidlab.drivers.mock import MockDriver
-from pasidlab.errors import Errno, ModelError
+from pasidlab.errors import Errno, InputError, ModelError
 from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
 from pasidlab.linux import iommu, iopf, prctl, structs, sva, traps
 from pasidlab.linux import task as tasks
@@ -33,6 +33,7 @@ from pasidlab.outcome import (
     FAILURE_ARMED,
     FOR_ALL,
     FOR_ALL_NONE,
+    FOREIGN_HANDLE,
     FREE_SILENT,
     HANDED_OFF,
     HANDOFF_NO_NUMBER,
@@ -41,6 +42,7 @@ from pasidlab.outcome import (
     KVA_ABSENT,
     NO_HANDLE,
     NO_NUMBER,
+    NO_PROCESS,
     PORTAL_UNMAPPED,
     SHOWN,
     Outcome,
@@ -88,6 +90,7 @@ class Machine:
         self.numbers: dict[str, int | None] = {}
         self.domains: dict[tuple[structs.IommuGroup, int], structs.IommuDomain] = {}
         self.pids: dict[str, int] = {}
+        self.execs: dict[str, int] = {}
         self._decision: events.Decided | None = None
         self.kernel.observers.append(self._observe)
         for device in spec.device:
@@ -126,9 +129,8 @@ class Machine:
 
     def _endpoint_of_kind(self, spec: DeviceSpec, dev: structs.Device) -> Endpoint:
         if spec.is_idxd:
-            return Idxd(
-                dev, self.driver, spec.submits, spec.sloppy, queue=spec.queue, takes_kernel_pasid=spec.kernel_pasid
-            )
+            queue, kernel_pasid = spec.queue or "shared", spec.kernel_pasid is not False
+            return Idxd(dev, self.driver, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
         kind = Narrow if spec.kind == "narrow" else PcieEndpoint
         return kind(dev, self.driver, spec.submits, spec.sloppy)
 
@@ -179,8 +181,18 @@ class Machine:
                 yield pasid, iommu.slot_text(dev.iommu_group, pasid)
 
     def _task(self, process: str) -> Task | Refusal:
-        task = self.processes[process]
+        """Return a living process; one that a refused fork should have started was never there."""
+        task = self.processes.get(process)
+        if task is None:
+            return NO_PROCESS.refuse(process=process)
         return EXITED.refuse(process=process) if task.mm is None else task
+
+    def _endpoint(self, device: str) -> Endpoint:
+        """Return a device; InputError names those that there are."""
+        try:
+            return self.endpoints[device]
+        except KeyError:
+            raise InputError(f"device {device!r}: no such device; known: {', '.join(self.endpoints)}") from None
 
     # --- binds -------------------------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class Machine:
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
-        endpoint = self.endpoints[device]
+        endpoint = self._endpoint(device)
         assert task.mm is not None
         bond = endpoint.open(task.mm)
         if not _is_bond(bond, self.scheme):
@@ -197,7 +209,7 @@ class Machine:
         binding = Binding(bond, endpoint)
         binding.file = tasks.File(device, partial(self._release, binding))
         task.files.files.append(binding.file)
-        return self._bound(binding, handle or f"{device}/{process}")
+        return self._bound(binding, handle or self._unnamed(device, process))
 
     def bind_device(self, device: str, process: str, handle: str | None = None) -> Outcome:
         """`iommu_sva_bind_device(dev, mm)`."""
@@ -218,12 +230,18 @@ class Machine:
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
-        endpoint = self.endpoints[device]
+        endpoint = self._endpoint(device)
         assert task.mm is not None
         bond = call(endpoint.dev, task.mm)
         if not _is_bond(bond, self.scheme):
             return self._settle_for(bond, endpoint)
-        return self._bound(Binding(bond, endpoint), handle or f"{device}/{process}")
+        return self._bound(Binding(bond, endpoint), handle or self._unnamed(device, process))
+
+    def _unnamed(self, device: str, process: str) -> str:
+        """Name a bind without `as`: the plain name stands for the oldest one that lives."""
+        name = f"{device}/{process}"
+        taken = name in self.bindings and self.bindings[name].live
+        return f"{name}#{len(self.bindings)}" if taken else name
 
     def _bound(self, binding: Binding, handle: str) -> Outcome:
         self.bindings[handle] = binding
@@ -244,15 +262,18 @@ class Machine:
         binding.live = False
         if binding.file is not None:
             binding.endpoint.release(binding.bond)
-            return
-        sva.iommu_sva_unbind_device(binding.bond)
-        binding.endpoint.unmap_where_barred(binding.bond.mm)
+        else:
+            sva.iommu_sva_unbind_device(binding.bond)
+        group = binding.endpoint.dev.iommu_group
+        for endpoint in self.endpoints.values():
+            if endpoint.dev.iommu_group is group:
+                endpoint.unmap_where_barred(binding.bond.mm)
 
     # --- numbers and attachments -------------------------------------------------------------------------------
 
     def alloc_global(self, device: str, name: str | None = None) -> Outcome:
         """`iommu_alloc_global_pasid(dev)` by a kernel module."""
-        endpoint = self.endpoints[device]
+        endpoint = self._endpoint(device)
         dev = endpoint.dev
         pasid = iommu.iommu_alloc_global_pasid(dev)
         if pasid == IOMMU_PASID_INVALID:
@@ -271,7 +292,7 @@ class Machine:
 
         The "must work for all RIDs" allocation of the 2021 debate (R6); no kernel has it.
         """
-        endpoints = [self.endpoints[device] for device in devices]
+        endpoints = [self._endpoint(device) for device in devices]
         bound = min(endpoint.dev.max_pasids for endpoint in endpoints)
         groups = [endpoint.dev.iommu_group for endpoint in endpoints]
         taken = {pasid for group in groups if group is not None for pasid in group.pasid_array}
@@ -280,8 +301,10 @@ class Machine:
         if name:
             self.numbers[name] = pasid
         if pasid is None:
-            return self._settle(FOR_ALL_NONE.refuse(devices=", ".join(devices), last=bound - 1))
+            names, last = ", ".join(devices), max(bound - 1, 0)
+            return self._settle(FOR_ALL_NONE.refuse(devices=names, last=last))
         space.take(pasid)
+        iommu.report_global_pasid(endpoints[0].dev, pasid)
         self.kernel.global_users[pasid] = f"module {name}" if name else "a module for several devices"
         self.kernel.decided(FOR_ALL, devices=", ".join(devices), pasid=pasid)
         return self._settle(None, pasid)
@@ -314,10 +337,12 @@ class Machine:
                 return domain
             handle = structs.AttachHandle() if with_handle else None
             refusal = iommu.iommu_attach_device_pasid(domain, dev, number, handle)
-            if refusal is None:
-                self._remember(dev, number, domain)
-                self.kernel.decided(iommu.ATTACH_DONE, dev=dev.name, pasid=number)
-            return refusal
+            if refusal:
+                sva.iommu_domain_free(domain)
+                return refusal
+            self._remember(dev, number, domain)
+            self.kernel.decided(iommu.ATTACH_DONE, dev=dev.name, pasid=number)
+            return None
 
         return self._with_number(device, pasid, call)
 
@@ -325,7 +350,8 @@ class Machine:
         """`iommu_detach_device_pasid()` of what `attach` attached."""
 
         def call(dev: structs.Device, number: int) -> Refusal | None:
-            assert dev.iommu_group is not None
+            if dev.iommu_group is None:
+                return iommu.ATTACH_NO_GROUP.refuse(dev=dev.name)
             domain = self.domains.pop((dev.iommu_group, number), None)
             if domain is None:
                 return NO_HANDLE.refuse(handle=f"{number} of {dev.name}")
@@ -343,16 +369,18 @@ class Machine:
             if isinstance(domain, Refusal):
                 return domain
             refusal = iommu.iommu_replace_device_pasid(domain, dev, number, structs.AttachHandle())
-            if refusal is None:
-                self._remember(dev, number, domain)
-                self.kernel.decided(iommu.REPLACE_DONE, dev=dev.name, pasid=number)
-            return refusal
+            if refusal:
+                sva.iommu_domain_free(domain)
+                return refusal
+            self._remember(dev, number, domain)
+            self.kernel.decided(iommu.REPLACE_DONE, dev=dev.name, pasid=number)
+            return None
 
         return self._with_number(device, pasid, call)
 
     def attach_any(self, device: str, name: str | None = None) -> Outcome:
         """`iommu_attach_device_pasid_any()` of a kernel-managed domain."""
-        endpoint = self.endpoints[device]
+        endpoint = self._endpoint(device)
         domain = self._paging_domain(endpoint.dev)
         if isinstance(domain, Refusal):
             return self._settle(domain)
@@ -360,6 +388,7 @@ class Machine:
         if name:
             self.numbers[name] = None if isinstance(pasid, Refusal) else pasid
         if isinstance(pasid, Refusal):
+            sva.iommu_domain_free(domain)
             return self._settle_for(pasid, endpoint)
         self._remember(endpoint.dev, pasid, domain)
         return self._settle(None, pasid)
@@ -370,7 +399,7 @@ class Machine:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
-        return self._settle(call(self.endpoints[device].dev, number), number)
+        return self._settle(call(self._endpoint(device).dev, number), number)
 
     def _paging_domain(self, dev: structs.Device) -> structs.IommuDomain | Refusal:
         if dev.iommu is None or dev.ops.domain_alloc_paging is None:
@@ -410,7 +439,9 @@ class Machine:
         """Replace the address space."""
 
         def call(task: Task) -> None:
-            name = f"{process} after exec"
+            self.execs[process] = self.execs.get(process, 0) + 1
+            times = self.execs[process]
+            name = f"{process} after exec" if times == 1 else f"{process} after exec {times}"
             tasks.exec_(task, name)
             assert task.mm is not None
             task.mm.vmas = process_memory(_fill(name))
@@ -432,7 +463,7 @@ class Machine:
 
         def call(task: Task) -> Refusal | None:
             assert task.mm is not None
-            return self.endpoints[device].mmap_portal(task.mm)
+            return self._endpoint(device).mmap_portal(task.mm)
 
         return self._with_task(process, call)
 
@@ -454,11 +485,10 @@ class Machine:
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
-        endpoint, mm = self.endpoints[device], task.mm
+        endpoint, mm = self._endpoint(device), task.mm
         assert mm is not None
         if instruction is None:
-            binding = self.bindings.get(handle) if handle else None
-            return self._settle(endpoint.ring(mm, work, binding.bond if binding and binding.live else None))
+            return self._settle(self._ring(endpoint, mm, work, handle))
         claimed = self._number(claims)
         if isinstance(claimed, Refusal):
             return self._settle(claimed)
@@ -470,9 +500,20 @@ class Machine:
             return self._settle(PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts))
         return self._settle(endpoint.receive(store, work))
 
+    def _ring(self, endpoint: Endpoint, mm: MmStruct, work: Work, handle: str | None) -> Done | Verdict:
+        """Use the queue of a process, or the one that a handle names: a handle of its own, on that device."""
+        if handle is None:
+            return endpoint.ring(mm, work)
+        binding = self.bindings.get(handle)
+        if binding is None or not binding.live:
+            return NO_HANDLE.refuse(handle=handle)
+        if binding.endpoint is not endpoint or binding.bond.mm is not mm:
+            return FOREIGN_HANDLE.refuse(handle=handle, mm=mm.name, dev=endpoint.dev.name)
+        return endpoint.ring(mm, work, binding.bond)
+
     def kernel_submit(self, device: str, work: Work) -> Outcome:
         """Let the kernel submit with ENQCMDS under the number that the device's driver took at probe."""
-        endpoint = self.endpoints[device]
+        endpoint = self._endpoint(device)
         pasid = endpoint.kernel_pasid if isinstance(endpoint, Idxd) else None
         if pasid is None:
             return self._settle(KERNEL_NO_NUMBER.refuse(dev=device))
@@ -489,7 +530,7 @@ class Machine:
         number = self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
-        outcome = self.endpoints[device].access(number, work)
+        outcome = self._endpoint(device).access(number, work)
         self.kernel.decided(DMA_DONE, dev=device, pasid=number)
         return self._settle(outcome)
 
@@ -498,12 +539,12 @@ class Machine:
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
-        dev = self.endpoints[first].dev
+        dev = self._endpoint(first).dev
         assert task.mm is not None
         bond = None if dev.iommu_group is None else sva.bond_of(dev.iommu_group, task.mm)
         if bond is None:
             return self._settle(HANDOFF_NO_NUMBER.refuse(dev=first, mm=task.mm.name))
-        outcome = self.endpoints[second].access(bond.pasid, work)
+        outcome = self._endpoint(second).access(bond.pasid, work)
         self.kernel.decided(HANDED_OFF, first=first, second=second, pasid=bond.pasid)
         return self._settle(outcome)
 
@@ -514,7 +555,7 @@ class Machine:
         number = None if pasid is None else self._number(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
-        dev = self.endpoints[device].dev
+        dev = self._endpoint(device).dev
         answers: list[events.PageResponded] = []
 
         def listen(event: events.Event) -> None:
@@ -543,16 +584,21 @@ class Machine:
 
     def reset_prepare(self, device: str) -> Outcome:
         """`pci_dev_reset_iommu_prepare()`."""
-        return self._settle(iommu.pci_dev_reset_iommu_prepare(self.endpoints[device].dev))
+        return self._settle(iommu.pci_dev_reset_iommu_prepare(self._endpoint(device).dev))
 
     def reset_done(self, device: str) -> Outcome:
         """`pci_dev_reset_iommu_done()`."""
-        iommu.pci_dev_reset_iommu_done(self.endpoints[device].dev)
+        iommu.pci_dev_reset_iommu_done(self._endpoint(device).dev)
         return self._settle(None)
 
     def claim_dma_owner(self, device: str, owner: str = "vfio") -> Outcome:
         """`iommu_device_claim_dma_owner()`."""
-        return self._settle(iommu.iommu_device_claim_dma_owner(self.endpoints[device].dev, owner))
+        return self._settle(iommu.iommu_device_claim_dma_owner(self._endpoint(device).dev, owner))
+
+    def release_dma_owner(self, device: str) -> Outcome:
+        """`iommu_device_release_dma_owner()`."""
+        iommu.iommu_device_release_dma_owner(self._endpoint(device).dev)
+        return self._settle(None)
 
     def invalidate_kva(self) -> Outcome:
         """`iommu_sva_invalidate_kva_range()`; the detail lists the address spaces that were reached."""
@@ -571,7 +617,7 @@ class Machine:
 
     def fail_next(self, device: str, call: str, errno: Errno) -> Outcome:
         """Let the next such call of the device's IOMMU driver fail; `memory` fails the next allocation anywhere."""
-        dev = self.endpoints[device].dev
+        dev = self._endpoint(device).dev
         if call == "set_dev_pasid":
             self.driver.fail_set[dev] = errno
         elif call == "domain_alloc_sva":
@@ -586,20 +632,27 @@ class Machine:
     def show(self, process: str | None = None, device: str | None = None) -> Outcome:
         """Tell the state of a process or a device; without either, that of the global space."""
         self.kernel.decided(SHOWN)
+        number, detail = None, []
         if process is not None:
-            return self._settle(None, self._enqcmd_number(process), detail=(self._process_text(process),))
+            number = self._enqcmd_number(process)
+            detail.append(self._process_text(process))
         if device is not None:
-            return self._settle(None, detail=tuple(self._device_text(device)))
-        held = tuple(f"{pasid}: {holder}" for pasid, holder in self.kernel.holders())
-        return self._settle(None, detail=held or ("the global space is empty",))
+            detail += self._device_text(device)
+        if process is None and device is None:
+            held = [f"{pasid}: {holder}" for pasid, holder in self.kernel.holders()]
+            detail = held or ["the global space is empty"]
+        return self._settle(None, number, detail=tuple(detail))
 
     def _enqcmd_number(self, process: str) -> int | None:
-        mm = self.processes[process].mm
+        task = self.processes.get(process)
+        mm = None if task is None else task.mm
         pasid = IOMMU_PASID_INVALID if mm is None else sva.mm_get_enqcmd_pasid(mm)
         return None if pasid == IOMMU_PASID_INVALID else pasid
 
     def _process_text(self, process: str) -> str:
-        task = self.processes[process]
+        task = self.processes.get(process)
+        if task is None:
+            return f"{process}: was never started"
         if task.mm is None:
             return f"{process}: exited"
         pasid = self._enqcmd_number(process)
@@ -613,7 +666,7 @@ class Machine:
         return f"{process}: {where}, {number} for ENQCMD and its like, {loaded}"
 
     def _device_text(self, device: str) -> Iterator[str]:
-        dev = self.endpoints[device].dev
+        dev = self._endpoint(device).dev
         yield f"{device} carries {iommu.pasid_range(dev)}"
         if dev.iommu_group is not None:
             for pasid in sorted(dev.iommu_group.pasid_array):
@@ -623,6 +676,8 @@ class Machine:
 def _is_bond(answer: sva.IommuSva | Refusal, scheme: Scheme) -> TypeGuard[sva.IommuSva]:
     """Tell a bond from a refusal; raises ModelError when a user's scheme returned neither."""
     if isinstance(answer, sva.IommuSva):
+        if answer.mm.iommu_mm is not answer.data:
+            raise ModelError(f"a bind of scheme {scheme.name} did not put its data on mm.iommu_mm")
         return True
     if isinstance(answer, Refusal):
         return False

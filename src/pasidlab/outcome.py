@@ -12,12 +12,27 @@ from pasidlab.errors import Errno
 from pasidlab.rules import Rule
 
 EXITED = Rule("process.exited", "the process", "it has exited", "process {process} has exited", Errno.ESRCH)
+NO_PROCESS = Rule(
+    "process.never-started",
+    "the scenario",
+    "the fork or clone of that name was refused",
+    "process {process} was never started",
+    Errno.ESRCH,
+)
 NO_HANDLE = Rule(
     "handle.none",
     "the scenario",
     "the bind of that name was refused or undone",
     "{handle} is not bound",
     Errno.ENOENT,
+)
+FOREIGN_HANDLE = Rule(
+    "handle.foreign",
+    "the device's driver",
+    "the queue belongs to another process or device",
+    "{handle} is no queue of process {mm} on {dev}",
+    Errno.EPERM,
+    "idxd_cdev_mmap and write by another mm answer -EPERM (read)",
 )
 NO_NUMBER = Rule(
     "number.none",
@@ -71,7 +86,7 @@ FOR_ALL_NONE = Rule(
     "alloc-for-all.none",
     "a call that was proposed in 2021",
     "no number of [1, smallest max_pasids - 1] is free everywhere",
-    "no number in 1..{last} is free on all of {devices}",
+    "no number up to {last}, the largest that all of {devices} carry, is free on each of them",
     Errno.ENOSPC,
     "thread 2021-05-07 Jason Gunthorpe and Ashok Raj (R6): what if PASIDx is free on RID 1 and taken on RID 2",
 )

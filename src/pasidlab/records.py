@@ -6,6 +6,7 @@ Lines are read one at a time, so that a file may be larger than memory.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_sequences(path: Path) -> Iterator[tuple[int, Sequence]]:
                 continue
             try:
                 yield number, decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InputError(f"{path}:{number}: not a recorded sequence: {error}") from None
 
 
@@ -77,6 +78,6 @@ def _readable(path: Path) -> Iterator[BinaryIO]:
                     yield cast("BinaryIO", stream)
             else:
                 yield raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read: {reason}") from None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from pasidlab.decode import convert, read_toml
-from pasidlab.description import MachineSpec, Name, check
+from pasidlab.description import RESERVED_NAMES, MachineSpec, Name, check
 from pasidlab.devices import Access, Work
 from pasidlab.errors import Errno, InputError
 from pasidlab.hw.cpu import Instruction
@@ -30,8 +30,7 @@ Address = Annotated[int, Meta(ge=0)]
 RESULTS = ("ok", "fault", *(e.name for e in Errno), *(s.value for s in Signal))
 """Every result that a step can have."""
 
-NOBODY = "nobody"
-"""In `expect_work`: no memory was touched."""
+MAX_ADDRESS = (1 << 64) - 1
 
 
 class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="do"):
@@ -407,6 +406,14 @@ class ClaimDmaOwner(OnDevice, frozen=True, tag="claim_dma_owner"):
         return machine.claim_dma_owner(self.device)
 
 
+class ReleaseDmaOwner(OnDevice, frozen=True, tag="release_dma_owner"):
+    """Undo a claim."""
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Release."""
+        return machine.release_dma_owner(self.device)
+
+
 class InvalidateKva(Step, frozen=True, tag="invalidate_kva"):
     """The kernel frees page-table pages of its own half and flushes the IOMMU's caches."""
 
@@ -465,6 +472,7 @@ AnyStep = (
     | ResetPrepare
     | ResetDone
     | ClaimDmaOwner
+    | ReleaseDmaOwner
     | InvalidateKva
     | FailNext
     | Show
@@ -518,6 +526,11 @@ def _check_steps(scenario: Scenario) -> None:
         if isinstance(step, FailNext) and step.errno not in Errno.__members__:
             names = ", ".join(Errno.__members__)
             raise InputError(f"step[{index}].errno = {step.errno!r}: no such errno; allowed: {names}")
+        if isinstance(step, FailNext) and step.call == "memory" and step.errno != "ENOMEM":
+            raise InputError(f"step[{index}].errno = {step.errno!r}: a failing allocation is ENOMEM")
+        address = getattr(step, "address", 0)
+        if address > MAX_ADDRESS:
+            raise InputError(f"step[{index}].address = {address:#x}: must be below 2^64")
 
 
 def _check_names(place: str, step: Step, known: dict[str, set[str]]) -> None:
@@ -533,6 +546,8 @@ def _check_names(place: str, step: Step, known: dict[str, set[str]]) -> None:
         return
     if made is None:
         made = f"{getattr(step, 'device', '')}/{getattr(step, 'process', '')}" if step.makes == "handle" else None
+    elif step.makes == "process" and made in RESERVED_NAMES:
+        raise InputError(f"{place}.as = {made!r}: stands for something else in expectations")
     elif step.makes == "process" and made in known["process"]:
         raise InputError(f"{place}.as = {made!r}: another process has this name; names are unique")
     if made is not None:

@@ -1,7 +1,7 @@
-"""The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `table`.
+"""The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `kernels`, `table`.
 
-Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 130 interrupted. Commands import what they
-need when they run, so that `pasidlab --help` is quick.
+Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 130 interrupted. Commands import rich and
+the reports when they run, so that `pasidlab --help` is quick.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import typer
 from pasidlab.cli import commands
 from pasidlab.errors import PasidlabError
 
+PIPE_CLOSED = 141
+"""Exit status when the reader of standard output went away, as a shell reports SIGPIPE."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, which Typer turns into an exit of its own."""
 
@@ -40,6 +42,9 @@ def main() -> None:
         if end.code == INTERRUPTED:
             print("pasidlab: interrupted", file=sys.stderr)
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except (OSError, UnicodeEncodeError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(PIPE_CLOSED)
+        print(f"pasidlab: cannot write the output: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ def run(
 
     Exit status 0 when all expectations are met, 1 when some are not, 2 for bad input.
     """
-    from pasidlab.run import run as run_scenario
+    from pasidlab.runner import run as run_scenario
     from pasidlab.scenario import Scenario
 
     options = _options(option or [])
@@ -172,7 +173,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise InputError(f"--option {pair!r}: must be KEY=VALUE")
-        raw[key] = int(value) if value.isdecimal() else value
+        raw[key] = int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else value
     try:
         checked = convert(raw, Options)
     except InputError as error:
@@ -191,5 +192,5 @@ def _fields(record: Any) -> dict[str, Any]:
 def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=160)
+    console = Console(stderr=stderr, emoji=False)
+    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=160)

@@ -27,6 +27,7 @@ from pasidlab.linux.structs import Device, IommuDomain
 from pasidlab.linux.sva import (
     IommuSva,
     bond_of,
+    has_portal,
     iommu_sva_bind_device,
     iommu_sva_bind_device_pasid,
     iommu_sva_unbind_device,
@@ -221,7 +222,7 @@ class Endpoint:
 
     def _first_number(self) -> int:
         options = self.scheme.options
-        return options.local_first if options.guard == "range" and self.dev.enqcmd_bar else 1
+        return options.local_first if options.guard == "range" and has_portal(self.dev) else 1
 
     def _held(self) -> str:
         first = list(islice(self.number_of.items(), 8))
@@ -234,7 +235,6 @@ class Endpoint:
         mm = handle.mm
         iommu_sva_unbind_device(handle)
         self._close_own(mm)
-        self.unmap_where_barred(mm)
 
     def _close_own(self, mm: MmStruct) -> None:
         """Count one close of a device that was opened under the driver's own number."""

@@ -88,6 +88,7 @@ class Idxd(Endpoint):
             return None
         pasid = iommu_alloc_global_pasid(dev)
         if pasid == IOMMU_PASID_INVALID:
+            dev.kernel.warn("idxd_enable_system_pasid", f"{dev.name} got no number for the kernel")
             return SYSTEM_PASID_NONE.refuse(dev=dev.name)
         domain = dev.iommu_group.domain
         assert domain is not None

@@ -32,7 +32,7 @@ from pasidlab.rules import READ, RUN, Refusal, Rule
 if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
 
-_U32 = 0xFFFF_FFFF
+_U32_BITS = 32
 
 
 # --- probing -------------------------------------------------------------------------------------------------
@@ -52,10 +52,16 @@ def dev_iommu_get_max_pasids(dev: Device) -> int:
     elif dev.pasid_num_bits is None:
         bound = 0
     else:
-        bound = 1 << dev.pasid_num_bits
-    if dev.kernel.profile.pasid_num_bits_truncated:
-        bound &= _U32
+        bound = _property_bound(dev)
     return min(bound, dev.iommu.max_pasids)
+
+
+def _property_bound(dev: Device) -> int:
+    """Return `1 << pasid-num-bits`, which the kernel keeps in 32 bits."""
+    bits = dev.pasid_num_bits or 0
+    if bits < _U32_BITS:
+        return 1 << bits
+    return 0 if dev.kernel.profile.pasid_num_bits_truncated else 1 << _U32_BITS
 
 
 def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> None:
@@ -135,9 +141,14 @@ def iommu_alloc_global_pasid(dev: Device) -> int:
     pasid = kernel.scheme.alloc_global(kernel.iommu_global_pasid_ida, dev)
     if pasid is None:
         return IOMMU_PASID_INVALID
-    if kernel.observers:
-        kernel.emit(events.PasidAllocated(pasid, dev.name))
+    report_global_pasid(dev, pasid)
     return pasid
+
+
+def report_global_pasid(dev: Device, pasid: int) -> None:
+    """Tell that a number of the global space was taken for a device."""
+    if dev.kernel.observers:
+        dev.kernel.emit(events.PasidAllocated(pasid, dev.name))
 
 
 def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
@@ -560,6 +571,20 @@ OWNER_PASIDS = Rule(
     Errno.EBUSY,
     source=READ,
 )
+OWNER_RELEASED = Rule(
+    "dma-owner.released",
+    "iommu_device_release_dma_owner (drivers/iommu/iommu.c)",
+    "owned, no PASID attached",
+    "{dev} has one owner less",
+    source=READ,
+)
+OWNER_NOT_RELEASED = Rule(
+    "dma-owner.not-released",
+    "iommu_device_release_dma_owner (drivers/iommu/iommu.c)",
+    "WARN_ON(!group->owner_cnt || !group->owner || !xa_empty(&group->pasid_array))",
+    "the kernel warns: {dev} is not owned, or has PASIDs attached",
+    source=READ,
+)
 OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned", source=READ)
 
 
@@ -611,13 +636,16 @@ def iommu_device_release_dma_owner(dev: Device) -> None:
     group = dev.iommu_group
     if group is not None and group.owner_cnt > 1:
         group.owner_cnt -= 1
+        dev.kernel.decided(OWNER_RELEASED, dev=dev.name)
         return
     if group is None or not group.owner_cnt or group.owner is None or group.pasid_array:
         dev.kernel.warn("iommu_device_release_dma_owner", f"{dev.name} is not owned, or has PASIDs attached")
+        dev.kernel.decided(OWNER_NOT_RELEASED, dev=dev.name)
         return
     group.owner_cnt = 0
     group.owner = None
     group.domain = group.default_domain
+    dev.kernel.decided(OWNER_RELEASED, dev=dev.name)
 
 
 # --- the PCI reset fence -------------------------------------------------------------------------------------

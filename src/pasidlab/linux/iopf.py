@@ -232,7 +232,7 @@ def _answer_bad(dev: Device, fault: Fault) -> None:
 
 
 def _page_response(dev: Device, fault: Fault, code: ResponseCode) -> None:
-    if dev.ops.page_response is not None:
+    if dev.iommu is not None and dev.ops.page_response is not None:
         dev.ops.page_response(dev, fault, code)
 
 

@@ -11,7 +11,7 @@ stack growth, huge pages, mmu notifiers (the mock IOMMU asks `mm_users` instead)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pasidlab import events
 
@@ -87,7 +87,7 @@ class MmStruct:
         self.user = user
         self.mm_users = 1
         self.mm_count = 1
-        self.iommu_mm: IommuMmData | Any | None = None
+        self.iommu_mm: IommuMmData | None = None
         self.lam = False
         self.vmas: list[Vma] = []
         kernel.mms[self] = None

@@ -136,10 +136,11 @@ V7_3 = Profile(name="v7.3")
 V7_0 = replace(V7_3, name="v7.0", reset_fence="flat")
 V6_19 = replace(V7_0, name="v6.19", reset_fence="none")
 V6_16 = replace(V6_19, name="v6.16", kva_invalidation=False)
-V6_15 = replace(V6_16, name="v6.15", enable_feature=True, iopf_at_attach=False)
+V6_15 = replace(V6_16, name="v6.15", enable_feature=True, iopf_at_attach=False, skip_members_without_pasids=False)
 V6_12 = replace(
     V6_15,
     name="v6.12",
+    skip_members_without_pasids=True,
     x86_sva_refused=True,
     group_test_first=False,
     detach_through_blocked_domain=False,

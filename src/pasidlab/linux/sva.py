@@ -433,6 +433,12 @@ def _forget_bond(handle: IommuSva) -> None:
         del group.bonds[mm]
 
 
+def has_portal(dev: Device) -> bool:
+    """Whether a device that shares the numbers of `dev`, being of its group, has an ENQCMD-sensitive portal."""
+    members = [dev] if dev.iommu_group is None else dev.iommu_group.devices
+    return any(member.enqcmd_bar for member in members)
+
+
 def bond_of(group: IommuGroup, mm: MmStruct) -> IommuSva | None:
     """Return the oldest bond of the mm in a group, whatever its number; for drivers' and portals' questions."""
     bonds = group.bonds.get(mm)

@@ -127,8 +127,19 @@ def exec_(task: Task, mm_name: str) -> None:
     task.st64bv0_enabled = False
     if not task.kernel.profile.exec_keeps_pasid_activated:
         task.pasid_activated = False
+    _unshare_files(task)
     mmput(old)
     task.kernel.decided(EXECED, task=task.name)
+
+
+def _unshare_files(task: Task) -> None:
+    """Give a task that shares its file table one of its own (`begin_new_exec` does; from general knowledge)."""
+    if task.files.count == 1:
+        return
+    task.files.count -= 1
+    for file in task.files.files:
+        file.count += 1
+    task.files = FilesStruct(list(task.files.files))
 
 
 def do_exit(task: Task) -> None:

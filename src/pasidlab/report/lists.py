@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pasidlab import conform, run  # noqa: F401 - importing them declares every rule
+from pasidlab import conform, runner  # noqa: F401 - importing them declares every rule
 from pasidlab.linux.profiles import WITNESSED, Profile, switch_fields
 from pasidlab.rules import RULES, Rule
 from pasidlab.schemes import Options

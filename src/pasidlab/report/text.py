@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pasidlab.rules import MODEL, RULES
-from pasidlab.run import Report, StepReport
+from pasidlab.runner import Report, StepReport
 
 
 def print_reports(reports: list[Report], console: Console) -> None:

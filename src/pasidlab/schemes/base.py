@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range
-from pasidlab.linux.structs import IOMMU_PASID_INVALID
+from pasidlab.linux.iommu import iommu_free_global_pasid, pasid_range, report_global_pasid
+from pasidlab.linux.structs import IOMMU_FIRST_GLOBAL_PASID, IOMMU_PASID_INVALID
 from pasidlab.linux.sva import (
     BIND_NO_MEMORY,
     IommuMmData,
     IommuSva,
     bond_of,
+    has_portal,
     iommu_sva_release_bond,
     no_number,
     number_too_wide,
@@ -159,10 +160,10 @@ class Scheme(ABC):
         if options.guard == "range" and self.takes_driver_numbers:
             last = min(last, options.local_first - 1)
         if options.order == "highest":
-            return space.alloc_highest(1, last)
+            return space.alloc_highest(IOMMU_FIRST_GLOBAL_PASID, last)
         if options.order == "reserve-low" and last > options.reserve:
             return space.alloc(options.reserve + 1, last)
-        return space.alloc(1, last)
+        return space.alloc(IOMMU_FIRST_GLOBAL_PASID, last)
 
     def has_own_space(self, dev: Device) -> bool:
         """Whether numbers of this device mean nothing elsewhere."""
@@ -176,7 +177,8 @@ class Scheme(ABC):
         """Whether a process may map the device's portal, by option `guard`; idxd does today what `mmap` asks for."""
         if self.options.guard == "mmap" and self.normal_bond(dev, mm) is None:
             return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
-        if self.options.guard == "declared" and self.has_own_space(dev):
+        members = [dev] if dev.iommu_group is None else dev.iommu_group.devices
+        if self.options.guard == "declared" and any(self.has_own_space(member) for member in members):
             return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
         return None
 
@@ -196,7 +198,7 @@ class Scheme(ABC):
         if options.min_sva_bits and dev.max_pasids < 1 << options.min_sva_bits:
             return TOO_NARROW.refuse(dev=dev.name, range=pasid_range(dev), bits=options.min_sva_bits)
         in_global_range = pasid is not None and pasid < options.local_first
-        if options.guard == "range" and dev.enqcmd_bar and in_global_range:
+        if options.guard == "range" and in_global_range and has_portal(dev):
             return LOCAL_IN_GLOBAL_RANGE.refuse(dev=dev.name, first=options.local_first, pasid=pasid)
         return self.over_quota(dev, mm, pasid)
 
@@ -210,7 +212,7 @@ class Scheme(ABC):
         """Refuse a number that a quota forbids; what the mm holds already is not asked for again."""
         group, options = dev.iommu_group, self.options
         assert group is not None
-        entry = bond_of(group, mm) if pasid is None else group.pasid_array.get(pasid)
+        entry = self.normal_bond(dev, mm) if pasid is None else group.pasid_array.get(pasid)
         if isinstance(entry, IommuSva) and entry.mm is mm:
             return None
         if options.quota_user and not self.uses_number_of(dev, mm, pasid):
@@ -249,6 +251,8 @@ class Scheme(ABC):
             return None
         assert dev.iommu_group is not None
         space = dev.kernel.iommu_global_pasid_ida
-        if not dev.iommu_group.pasid_array:
-            return self.alloc_global(space, dev)
-        return self.alloc_global(FreeInBoth(space, dev.iommu_group.held_numbers()), dev)
+        taken = dev.iommu_group.pasid_array
+        pasid = self.alloc_global(FreeInBoth(space, dev.iommu_group.held_numbers()) if taken else space, dev)
+        if pasid is not None:
+            report_global_pasid(dev, pasid)
+        return pasid

@@ -45,9 +45,13 @@ LOCAL_TOO_WIDE = Rule(
 
 @dataclass(slots=True, eq=False, repr=False)
 class HybridMmData(IommuMmData):
-    """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs."""
+    """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs.
+
+    `normal` are the bonds that `iommu_sva_bind_device()` asked for; a bond can be both.
+    """
 
     local: dict[tuple[IommuGroup, int], IommuSva] = field(default_factory=dict)
+    normal: set[IommuSva] = field(default_factory=set)
 
     @property
     def numbers(self) -> int:
@@ -75,6 +79,7 @@ class Hybrid(Scheme):
         handle = iommu_sva_bind_pasid(dev, data, pasid)
         if isinstance(handle, IommuSva):
             data.pasid = pasid
+            data.normal.add(handle)
             mm.iommu_mm = data
         elif data.pasid == IOMMU_PASID_INVALID:
             iommu_free_global_pasid(mm.kernel, pasid)
@@ -105,10 +110,12 @@ class Hybrid(Scheme):
         assert group is not None
         if iommu_sva_release_bond(handle):
             data.local.pop((group, handle.pasid), None)
+            data.normal.discard(handle)
 
     def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
-        """Return the mm's bond at the number that ENQCMD will carry (d)."""
-        if dev.iommu_group is None:
+        """Return the bond at the number that ENQCMD will carry, if the normal bind was called for it (d)."""
+        data = mm.iommu_mm
+        if dev.iommu_group is None or not isinstance(data, HybridMmData):
             return None
-        bond = dev.iommu_group.pasid_array.get(self.mm_get_enqcmd_pasid(mm))
-        return bond if isinstance(bond, IommuSva) and bond.mm is mm else None
+        bond = dev.iommu_group.pasid_array.get(data.pasid)
+        return bond if isinstance(bond, IommuSva) and bond in data.normal else None

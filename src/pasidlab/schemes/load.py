@@ -47,7 +47,9 @@ def _load(path: Path, class_name: str) -> type[Scheme]:
     sys.modules[spec.name] = module  # where pickle, dataclasses and tracebacks look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Scheme)):

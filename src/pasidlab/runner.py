@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pasidlab.decode import convert
+from pasidlab.description import NOBODY
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
 from pasidlab.rules import RULES
-from pasidlab.scenario import NOBODY, Scenario, Step
-from pasidlab.schemes import SCHEMES, Scheme, find_schemes
+from pasidlab.scenario import Scenario, Step
+from pasidlab.schemes import SCHEMES, Options, Scheme, find_schemes
 
 T = TypeVar("T", int, str)
 
@@ -109,12 +111,15 @@ def run(
     """
     if not isinstance(scenario, Scenario):
         scenario = Scenario.load(scenario)
-    classes = find_schemes(schemes or scenario.scheme) if schemes is None or isinstance(schemes, str) else list(schemes)
+    if schemes is None:
+        schemes = scenario.scheme
+    classes = find_schemes(schemes) if isinstance(schemes, str) else list(schemes)
     if kernel is not None:
         profile(kernel)
         scenario = msgspec.structs.replace(scenario, kernel=kernel)
     if options:
-        scenario = msgspec.structs.replace(scenario, options=msgspec.structs.replace(scenario.options, **options))
+        changed = convert(msgspec.structs.asdict(scenario.options) | options, Options)
+        scenario = msgspec.structs.replace(scenario, options=changed)
     _check_scheme_names(scenario, {scheme.name for scheme in classes})
     return [_run_one(scenario, scheme) for scheme in classes]
 
@@ -152,12 +157,12 @@ class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         builtin = self.scheme in SCHEMES.values()
-        if builtin or not isinstance(error, Exception) or isinstance(error, InputError):
+        if builtin or error is None or isinstance(error, (InputError, KeyboardInterrupt)):
             return
         source = sys.modules[self.scheme.__module__].__file__
         frames = traceback.extract_tb(trace)
-        frame = next((f for f in reversed(frames) if f.filename == source), frames[-1])
-        place = f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+        frame = next((f for f in reversed(frames) if f.filename == source), None)
+        place = f"{source}, line {frame.lineno}, in {frame.name}" if frame else str(source)
         raise InputError(f"scheme {self.scheme.__name__} raised {type(error).__name__}: {error} ({place})") from error
 
 

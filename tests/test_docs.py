@@ -15,7 +15,7 @@ from pasidlab.scenario import AnyStep, Scenario
 
 from .conftest import ROOT, Command
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -83,15 +83,28 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
 
 
 def test_every_rule_id_in_a_document_exists() -> None:
+    seen = 0
     for document in DOCUMENTS:
-        for rule in re.findall(r"\[((?:bind|attach|portal|traps|v2|rfc|hybrid|dma)\.[\w.-]+)", document.read_text()):
-            assert rule in RULES, f"{document.name}: {rule}"
+        families = "|".join(sorted({rule.partition(".")[0] for rule in RULES}))
+        found = re.findall(rf"[`\[]((?:{families})\.[\w-]+)[`;\]]", document.read_text())
+        seen += len(found)
+        assert [
+            rule for rule in found if rule not in RULES and not rule.startswith("kernel.") and not rule.endswith(".py")
+        ] == [], document.name
+    assert seen > 10
 
 
 def test_the_scheme_authors_guide_has_its_example(pasidlab: Command) -> None:
-    done = pasidlab("run", "scenarios/narrow.toml", "--scheme", "mainline,docs/examples/top_down.py:TopDown")
+    examples = "docs/examples/top_down.py:TopDown,docs/examples/own_space.py:OwnSpace"
+    done = pasidlab("run", "scenarios/narrow.toml", "--scheme", f"mainline,{examples}")
     assert done.status == 0
-    assert "ok 3" in done.out
+    assert re.search(r"bind npu0 c +│ ENOSPC +│ ok 3 +│ ok 1", done.out)
+
+
+def test_an_example_scheme_refuses_in_its_own_words(pasidlab: Command) -> None:
+    example = "docs/examples/own_space.py:OwnSpace"
+    done = pasidlab("run", "scenarios/core_or_driver_exhausted.toml", "--scheme", example)
+    assert "every number of npu0 is attached [own-space.full]" in done.out
 
 
 TOML = [(name, text) for name, text in blocks("toml") if "[[step]]" in text]

@@ -74,6 +74,11 @@ WORLD = {
 OWN_SPACE = {"first": True, "second": False}  # IOMMU_CAP_PER_DEV_PASID_SPACE, which only rfc asks for
 
 
+def group_of(dev):
+    """All devices of the same group: they share numbers, so one portal among them counts for all."""
+    return [name for name, spec in WORLD.items() if spec.group == WORLD[dev].group]
+
+
 def members(dev):
     """The devices of the same group that have PASIDs, in list order."""
     return [name for name, spec in WORLD.items() if spec.group == WORLD[dev].group and spec.bound]
@@ -106,6 +111,7 @@ class Bond:
     pasid: int
     domain: Domain
     users: int = 1
+    normal: bool = False  # hybrid: the normal bind was called for it
 
 
 class Model:
@@ -175,7 +181,7 @@ class Model:
     def map_portal(self, dev, mm):
         if self.guard == "mmap":
             return None if self.has_normal_bond(dev, mm) else EPERM
-        return ENODEV if self.guard == "declared" and self.own_space(dev) else None
+        return ENODEV if self.guard == "declared" and any(map(self.own_space, group_of(dev))) else None
 
     def enqcmd(self, mm):
         return mm.number
@@ -189,7 +195,7 @@ class Model:
         return any(bond.mm is mm for bond in self.bonds(dev))
 
     def guarded(self, dev, pasid):
-        return self.guard == "range" and WORLD[dev].portal and pasid < LOCAL_FIRST
+        return self.guard == "range" and any(WORLD[name].portal for name in group_of(dev)) and pasid < LOCAL_FIRST
 
     def no_memory(self):
         self.nth_allocation -= 1
@@ -358,6 +364,7 @@ class HybridModel(Model):
         outcome = self.bind_at(dev, mm, number)
         if isinstance(outcome, Bond):
             self.keep(mm, number)
+            outcome.normal = True
         return outcome
 
     def with_data(self, mm, bind):
@@ -372,7 +379,7 @@ class HybridModel(Model):
 
     def has_normal_bond(self, dev, mm):
         bond = self.slots[WORLD[dev].group].get(mm.number)
-        return isinstance(bond, Bond) and bond.mm is mm
+        return isinstance(bond, Bond) and bond.mm is mm and bond.normal
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pasidlab.errors import InputError
+from pasidlab.rules import RULES
 from pasidlab.schemes.base import Scheme
 from pasidlab.schemes.hybrid import Hybrid
 from pasidlab.schemes.mainline import Mainline
@@ -16,6 +17,8 @@ from pasidlab.schemes.v2 import V2
 
 SCHEMES: dict[str, type[Scheme]] = {scheme.name: scheme for scheme in (Mainline, Rfc, V2, Hybrid)}
 ALL = "all"
+_declared: dict[Path, set[str]] = {}
+"""The rules that each user's file declared, so that it can be loaded again."""
 
 
 def find_schemes(names: str) -> list[type[Scheme]]:
@@ -45,12 +48,16 @@ def _load(path: Path, class_name: str) -> type[Scheme]:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where pickle, dataclasses and tracebacks look for it
+    for rule in _declared.pop(path, ()):
+        del RULES[rule]
+    known = set(RULES)
     try:
         spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    _declared[path] = set(RULES) - known
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Scheme)):
         own = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, Scheme) and c is not Scheme]

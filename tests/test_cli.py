@@ -64,6 +64,12 @@ class TestRun:
         steps = records(pasidlab("run", "scenarios/portal_hole.toml", "--json").out)
         assert [r["scheme"] for r in steps if r.get("trespass")] == ["rfc", "v2", "hybrid"]
 
+    def test_the_header_tells_switches_and_options(self, pasidlab: Command) -> None:
+        out = pasidlab("run", "scenarios/nginx_2022_number_freed_early.toml", "-o", "order=lowest").out
+        assert "(kernel v7.3, pasid_freed_at_mmput = true)" in out
+        done = pasidlab("run", "scenarios/portal_hole.toml", "--scheme", "mainline", "--json")
+        assert records(done.out)[-1]["settings"] == {"guard": "none"}
+
     def test_scheme_and_kernel_override_the_file(self, pasidlab: Command) -> None:
         found = records(pasidlab("run", NARROW, "--scheme", "v2,rfc", "--kernel", "v6.12", "--json").out)
         assert [r["scheme"] for r in found if r.get("summary")] == ["v2", "rfc"]

@@ -70,11 +70,12 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A scenario under one scheme."""
+    """A scenario under one scheme; `settings` are the switches and options that differ from their defaults."""
 
     title: str
     scheme: str
     kernel: str
+    settings: dict[str, Any] = field(default_factory=dict)
     steps: list[StepReport] = field(default_factory=list)
 
     @property
@@ -90,6 +91,7 @@ class Report:
             "summary": True,
             "title": self.title,
             "kernel": self.kernel,
+            "settings": self.settings,
             "steps": len(self.steps),
             "unmet": unmet,
             "met": self.met,
@@ -125,7 +127,7 @@ def run(
 
 
 def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
-    report = Report(scenario.title, scheme.name, scenario.kernel)
+    report = Report(scenario.title, scheme.name, scenario.kernel, _settings(scenario))
     with _blamed(scheme):
         machine = Machine(scenario, scheme(scenario.options))
     for number, step in enumerate(scenario.step, start=1):
@@ -135,6 +137,13 @@ def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
         trespass = _trespass(step, machine, outcome)
         report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass))
     return report
+
+
+def _settings(scenario: Scenario) -> dict[str, Any]:
+    """Return what the scenario sets besides its kernel."""
+    defaults = msgspec.structs.asdict(Options())
+    options = msgspec.structs.asdict(scenario.options)
+    return dict(scenario.switches) | {key: value for key, value in options.items() if value != defaults[key]}
 
 
 def _trespass(step: Step, machine: Machine, outcome: Outcome) -> str:

@@ -15,7 +15,9 @@ from pasidlab.runner import Report, StepReport
 def print_reports(reports: list[Report], console: Console) -> None:
     """Print the reports of one scenario, one column each."""
     first = reports[0]
-    console.print(f"[bold]{escape(first.title or 'scenario')}[/bold]  (kernel {first.kernel})", highlight=False)
+    settings = "".join(f", {key} = {str(value).lower()}" for key, value in first.settings.items())
+    header = f"[bold]{escape(first.title or 'scenario')}[/bold]  (kernel {first.kernel}{settings})"
+    console.print(header, highlight=False, soft_wrap=True)
     console.print(_table(reports))
     for line in _sentences(reports):
         console.print(line, highlight=False, soft_wrap=True)

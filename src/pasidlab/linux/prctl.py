@@ -2,7 +2,8 @@
 
 Source: `prctl_enable_tagged_addr()` (arch/x86/kernel/process_64.c), v6.12 and v7.3.
 
-Not modelled: the effect of LAM on addresses, the lock that outlives the threads it was set for, the other way out (ARCH_FORCE_TAGGED_SVA is `Kernel.force_tagged_sva`).
+Not modelled: the effect of LAM on addresses; the lock that outlives the threads it was set for; a process's own way to
+lift the exclusion (ARCH_FORCE_TAGGED_SVA is `Kernel.force_tagged_sva`, for all).
 """
 
 from __future__ import annotations

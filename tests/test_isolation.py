@@ -6,7 +6,7 @@ import pytest
 
 from pasidlab import Machine, MachineSpec
 from pasidlab.description import DeviceSpec, IommuSpec, ProcessSpec
-from pasidlab.devices import Submit, Work
+from pasidlab.devices import SubmitBy, Work
 from pasidlab.hw.cpu import Instruction
 from pasidlab.schemes import Options
 
@@ -22,7 +22,7 @@ def machine(scheme: str, *devices: DeviceSpec, **options: object) -> Machine:
 
 
 def portal(name: str, group: str | None = None, pasids: str = "global") -> DeviceSpec:
-    return DeviceSpec(name, "iommu0", group=group, pasid_bits=20, submit=Submit.ENQCMD, pasids=pasids)  # type: ignore[arg-type]
+    return DeviceSpec(name, "iommu0", group=group, pasid_bits=20, submit=SubmitBy.ENQCMD, pasids=pasids)  # type: ignore[arg-type]
 
 
 def register(name: str, group: str | None = None) -> DeviceSpec:

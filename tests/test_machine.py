@@ -9,7 +9,7 @@ import pytest
 
 from pasidlab import Errno, InputError, Machine, MachineSpec, run
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, ProcessSpec
-from pasidlab.devices import Access, Submit, Work
+from pasidlab.devices import Access, SubmitBy, Work
 from pasidlab.drivers.traits import Mode
 from pasidlab.hw.cpu import Instruction
 from pasidlab.linux.iopf import Fault
@@ -233,7 +233,7 @@ class TestWork:
         refused(machine().handoff("dev0", "dev1", "a", Work()), "EPERM", "handoff.no-number")
 
     def test_a_claimed_number_that_has_no_value_is_enoent(self) -> None:
-        m = machine(devices=[DeviceSpec("dev0", "iommu0", pasid_bits=0, submit=Submit.ST64B)])
+        m = machine(devices=[DeviceSpec("dev0", "iommu0", pasid_bits=0, submit=SubmitBy.ST64B)])
         m.alloc_global("dev0", "g")
         refused(m.submit("a", "dev0", Instruction.ST64B, Work(), claims="g"), "ENOENT", "number.none")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from pasidlab.devices import Submit
+from pasidlab.devices import SubmitBy
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import InputError
 from pasidlab.hw.cpu import Arm64Cpu, X86Cpu
@@ -84,16 +84,16 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     group: Name | None = None
     pasid_bits: PasidBits | None = None
     physfn: Name | None = None
-    submit: Submit | None = None
+    submit: SubmitBy | None = None
     pasids: Literal["local", "global"] = "global"
     sloppy: bool = False
     queue: Literal["shared", "dedicated"] | None = None
     kernel_pasid: bool | None = None
 
     @property
-    def submits(self) -> Submit:
+    def submits(self) -> SubmitBy:
         """How a PASID reaches the device, its kind's default included."""
-        return self.submit or (Submit.ENQCMD if self.is_idxd else Submit.REGISTER)
+        return self.submit or (SubmitBy.ENQCMD if self.is_idxd else SubmitBy.REGISTER)
 
     @property
     def is_idxd(self) -> bool:
@@ -124,7 +124,7 @@ class MachineSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 def operating_system(spec: MachineSpec) -> X86Os | Arm64Os:
     """Return the CPU side of a machine."""
     cpu = spec.cpu
-    enqcmd = any(device.submits is Submit.ENQCMD for device in spec.device)
+    enqcmd = any(device.submits is SubmitBy.ENQCMD for device in spec.device)
     arch = cpu.arch or ("x86" if enqcmd else "arm64")
     if arch == "x86":
         return X86Os(X86Cpu(enqcmd=cpu.enqcmd, movdir64b=cpu.movdir64b))

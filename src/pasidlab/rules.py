@@ -16,9 +16,9 @@ from pasidlab.errors import Errno, ModelError
 
 RULES: dict[str, Rule] = {}
 """All declared rules by id, in the order of declaration (that of the checks within a function)."""
-RUN = "Linux 6.12.117 and 7.3.4 (run)"
+WAS_RUN = "Linux 6.12.117 and 7.3.4 (run)"
 """Source of what was seen in executed kernels."""
-READ = "Linux 6.12.117 and 7.3.4 (read)"
+WAS_READ = "Linux 6.12.117 and 7.3.4 (read)"
 """Source of what was read in the kernels' code."""
 MODEL = "pasidlab's own"
 """Source of what the model adds around the kernel: devices, scenarios, policies."""

@@ -91,7 +91,7 @@ class OnNumber(OnDevice, frozen=True):
     uses: ClassVar = _DEVICE | {"pasid": "number"}
 
 
-class Binding(OnDevice, frozen=True):
+class BindStep(OnDevice, frozen=True):
     """A step that binds a process to a device; `as` names the handle."""
 
     process: Name
@@ -114,7 +114,7 @@ class Birth(OnProcess, frozen=True):
     makes: ClassVar = "process"
 
 
-class Bind(Binding, frozen=True, tag="bind"):
+class Bind(BindStep, frozen=True, tag="bind"):
     """What the device's driver does under the scheme at hand."""
 
     def perform(self, machine: Machine) -> Outcome:
@@ -122,7 +122,7 @@ class Bind(Binding, frozen=True, tag="bind"):
         return machine.bind(self.device, self.process, self.as_)
 
 
-class BindDevice(Binding, frozen=True, tag="bind_device"):
+class BindDevice(BindStep, frozen=True, tag="bind_device"):
     """The exact call iommu_sva_bind_device()."""
 
     def perform(self, machine: Machine) -> Outcome:
@@ -130,7 +130,7 @@ class BindDevice(Binding, frozen=True, tag="bind_device"):
         return machine.bind_device(self.device, self.process, self.as_)
 
 
-class BindDevicePasid(Binding, frozen=True, kw_only=True, tag="bind_device_pasid"):
+class BindDevicePasid(BindStep, frozen=True, kw_only=True, tag="bind_device_pasid"):
     """The exact call iommu_sva_bind_device_pasid()."""
 
     pasid: Pasid

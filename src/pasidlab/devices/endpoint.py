@@ -37,7 +37,7 @@ from pasidlab.rules import Faulted, Refusal, Rule, Verdict
 from pasidlab.schemes import Scheme
 
 
-class Submit(StrEnum):
+class SubmitBy(StrEnum):
     """How a PASID reaches a device."""
 
     REGISTER = "register"
@@ -46,7 +46,7 @@ class Submit(StrEnum):
     ST64B = "st64b"
 
 
-PORTALS = frozenset({Submit.ENQCMD, Submit.ST64BV0})
+PORTALS = frozenset({SubmitBy.ENQCMD, SubmitBy.ST64BV0})
 """The ways in which the device believes a PASID that a write to its portal carries."""
 
 
@@ -172,7 +172,7 @@ class Endpoint:
 
     dev: Device
     hardware: Hardware
-    submit: Submit = Submit.REGISTER
+    submit: SubmitBy = SubmitBy.REGISTER
     sloppy: bool = False
     own_numbers: PasidSpace = field(default_factory=PasidSpace)
     number_of: dict[MmStruct, int] = field(default_factory=dict)
@@ -252,7 +252,7 @@ class Endpoint:
 
     def mmap_portal(self, mm: MmStruct) -> Refusal | None:
         """Map the portal into a process, if the scheme's guard lets it."""
-        if not self.dev.enqcmd_bar and self.submit is Submit.REGISTER:
+        if not self.dev.enqcmd_bar and self.submit is SubmitBy.REGISTER:
             return NO_PORTAL.refuse(dev=self.dev.name, submit=self.submit.value)
         refusal = self.scheme.may_map_portal(self.dev, mm)
         if refusal is None:

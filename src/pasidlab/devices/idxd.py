@@ -20,7 +20,7 @@ from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_attach_device_p
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import IommuSva
-from pasidlab.rules import READ, Faulted, Refusal, Rule, Verdict
+from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule, Verdict
 
 SYSTEM_PASID_NONE = Rule(
     "idxd.no-kernel-number",
@@ -28,7 +28,7 @@ SYSTEM_PASID_NONE = Rule(
     "iommu_alloc_global_pasid() == IOMMU_PASID_INVALID",
     "{dev} got no number for the kernel: the driver warns and goes on without",
     Errno.ENOSPC,
-    source=READ,
+    source=WAS_READ,
 )
 DEDICATED_BUSY = Rule(
     "idxd.dedicated-busy",
@@ -36,7 +36,7 @@ DEDICATED_BUSY = Rule(
     "idxd_wq_refcount(wq) > 0 && wq_dedicated(wq)",
     "the dedicated queue of {dev} belongs to process {owner}",
     Errno.EBUSY,
-    source=READ,
+    source=WAS_READ,
 )
 DEDICATED_RETRY = Rule(
     "idxd.dedicated-takes-no-enqcmd",
@@ -44,14 +44,14 @@ DEDICATED_RETRY = Rule(
     "a non-posted write to a dedicated queue",
     "{dev} answers Retry (ZF = 1): its queue is dedicated and takes MOVDIR64B",
     Errno.EAGAIN,
-    source=READ,
+    source=WAS_READ,
 )
 DEDICATED_NO_OWNER = Rule(
     "idxd.dedicated-disabled",
     "the device's portal",
     "WQCFG.pasid is not set: the queue is disabled",
     "the dedicated queue of {dev} has no owner and is disabled",
-    source=READ,
+    source=WAS_READ,
 )
 
 
@@ -60,7 +60,7 @@ DEDICATED_USED = Rule(
     "the device's portal",
     "the queue is dedicated: WQCFG.pasid counts, not what the write carries",
     "{dev} works under PASID {pasid} of WQCFG",
-    source=READ,
+    source=WAS_READ,
 )
 
 

@@ -29,7 +29,7 @@ from pasidlab.linux.iopf import (
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
-from pasidlab.rules import READ, Faulted, Refusal, Rule
+from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
 
 OTHER_INSTANCE = Rule(
     "driver.other-instance",
@@ -45,7 +45,7 @@ NO_REPLACE = Rule(
     "old != NULL",
     "the IOMMU driver of {dev} cannot set a PASID that has a domain",
     Errno.EOPNOTSUPP,
-    READ,
+    WAS_READ,
 )
 SET_FAILED = Rule(
     "driver.set-failed",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault, ResponseCode
-from pasidlab.rules import READ, Rule
+from pasidlab.rules import WAS_READ, Rule
 
 _ACCESS = PERM_READ | PERM_WRITE
 _CANONICAL_BITS = 48
@@ -35,28 +35,28 @@ STOP_MARKER = Rule(
     "prq_event_thread (drivers/iommu/intel/prq.c)",
     "neither read nor write, last request: the PASID stop marker",
     "the IOMMU driver drops a stop marker and answers nothing",
-    source=READ,
+    source=WAS_READ,
 )
 DRIVER_INVALID = Rule(
     "prq.driver-invalid",
     "the page request thread of the IOMMU driver",
     "no PASID, a privileged access, execute with read, or an address that is not canonical",
     "the IOMMU driver answers INVALID by itself",
-    source=READ,
+    source=WAS_READ,
 )
 DRIVER_FAILURE = Rule(
     "prq.driver-failure",
     "ppr_notifier (drivers/iommu/amd)",
     "no PASID, or PASID 0",
     "the IOMMU driver answers FAILURE by itself",
-    source=READ,
+    source=WAS_READ,
 )
 NO_PAGE_REQUESTS = Rule(
     "prq.not-delivered",
     "the IOMMU driver",
     "it has no page_response operation",
     "the IOMMU driver knows no page requests",
-    source=READ,
+    source=WAS_READ,
 )
 
 

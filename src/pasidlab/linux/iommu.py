@@ -27,7 +27,7 @@ from pasidlab.linux.structs import (
     Slot,
 )
 from pasidlab.pasid import INT_MAX
-from pasidlab.rules import READ, RUN, Refusal, Rule
+from pasidlab.rules import WAS_READ, WAS_RUN, Refusal, Rule
 
 if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
@@ -94,7 +94,7 @@ def iommu_dev_enable_feature_sva(dev: Device) -> Refusal | None:
 # --- the global PASID allocator ------------------------------------------------------------------------------
 
 ALLOC_GLOBAL = Rule(
-    "alloc-global.lowest",
+    "alloc-global.taken",
     "iommu_alloc_global_pasid (drivers/iommu/iommu.c)",
     "ida_alloc_range(&iommu_global_pasid_ida, 1, max_pasids - 1)",
     "{dev} took {pasid} from the global space",
@@ -115,14 +115,14 @@ FREE_GLOBAL = Rule(
     "iommu_free_global_pasid (drivers/iommu/iommu.c)",
     "ida_free(&iommu_global_pasid_ida, pasid)",
     "{pasid} is free in the global space again",
-    source=RUN,
+    source=WAS_RUN,
 )
 FREE_GLOBAL_WARN = Rule(
     "free-global.not-held",
     "iommu_free_global_pasid (drivers/iommu/iommu.c)",
     "WARN_ON: IOMMU_PASID_INVALID, or a number that is not allocated",
     "the kernel warns: {pasid} is not held; nothing changes",
-    source=RUN,
+    source=WAS_RUN,
 )
 
 
@@ -173,7 +173,7 @@ def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
 
 _ATTACH = "iommu_attach_device_pasid (drivers/iommu/iommu.c)"
 ATTACH_NO_GROUP = Rule(
-    "attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+    "attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
 )
 ATTACH_NO_OP = Rule(
     "attach.no-set-dev-pasid",
@@ -181,7 +181,7 @@ ATTACH_NO_OP = Rule(
     "!domain->ops->set_dev_pasid, or no blocked domain that has it",
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
-    source=RUN,
+    source=WAS_RUN,
 )
 ATTACH_FOREIGN = Rule(
     "attach.foreign-domain",
@@ -189,7 +189,7 @@ ATTACH_FOREIGN = Rule(
     "!domain_iommu_ops_compatible(ops, domain)",
     "the domain was made by another IOMMU driver than that of {dev}",
     Errno.EINVAL,
-    source=READ,
+    source=WAS_READ,
 )
 ATTACH_ZERO = Rule(
     "attach.pasid-zero",
@@ -197,7 +197,7 @@ ATTACH_ZERO = Rule(
     "pasid == IOMMU_NO_PASID",
     "PASID 0 is the traffic of {dev} without PASID",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 ATTACH_RESET = Rule(
     "attach.reset",
@@ -213,7 +213,7 @@ ATTACH_TOO_WIDE = Rule(
     "pasid >= device->dev->iommu->max_pasids of a group member",
     "{member}, in the group of {dev}, carries {range}: {pasid} does not fit",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 ATTACH_TAKEN = Rule(
     "attach.slot-taken",
@@ -221,14 +221,14 @@ ATTACH_TAKEN = Rule(
     "xa_insert(&group->pasid_array, pasid) == -EBUSY",
     "number {pasid} on {dev} is already attached to {held}",
     Errno.EBUSY,
-    source=RUN,
+    source=WAS_RUN,
 )
 ATTACH_DONE = Rule(
     "attach.done",
     _ATTACH,
     "every member of the group took the domain",
     "{dev} uses the domain under {pasid}",
-    source=RUN,
+    source=WAS_RUN,
 )
 
 
@@ -345,7 +345,7 @@ DETACH_DONE = Rule(
     "iommu_detach_device_pasid (drivers/iommu/iommu.c)",
     "every member that is not in reset was set to the blocked domain, then the slot erased",
     "nothing is attached to {pasid} on {dev} any more",
-    source=RUN,
+    source=WAS_RUN,
 )
 
 
@@ -375,10 +375,10 @@ REPLACE_MISSING = Rule(
     "the function is not there before 6.15",
     "kernel {kernel} has no iommu_replace_device_pasid()",
     Errno.ENOSYS,
-    source=RUN,
+    source=WAS_RUN,
 )
 REPLACE_NO_GROUP = Rule(
-    "replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+    "replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
 )
 REPLACE_NO_OP = Rule(
     "replace.no-set-dev-pasid",
@@ -386,7 +386,7 @@ REPLACE_NO_OP = Rule(
     "!domain->ops->set_dev_pasid",
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
-    source=READ,
+    source=WAS_READ,
 )
 REPLACE_INVALID = Rule(
     "replace.invalid",
@@ -394,7 +394,7 @@ REPLACE_INVALID = Rule(
     "!domain_iommu_ops_compatible() || pasid == IOMMU_NO_PASID || !handle",
     "replacing needs a domain of the driver of {dev}, a PASID that is not 0, and a handle",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 REPLACE_RESET = Rule(
     "replace.reset",
@@ -402,7 +402,7 @@ REPLACE_RESET = Rule(
     "group->recovery_cnt (7.0: group->resetting_domain)",
     "a device in the group of {dev} is being reset",
     Errno.EBUSY,
-    source=RUN,
+    source=WAS_RUN,
 )
 REPLACE_EMPTY = Rule(
     "replace.empty-slot",
@@ -410,7 +410,7 @@ REPLACE_EMPTY = Rule(
     "xa_cmpxchg(&group->pasid_array, pasid, NULL, XA_ZERO_ENTRY) == NULL",
     "nothing is attached to {pasid} on {dev}",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 REPLACE_SAME = Rule(
     "replace.same-handle",
@@ -418,14 +418,14 @@ REPLACE_SAME = Rule(
     "WARN_ON(curr == entry)",
     "the handle is the one that {pasid} on {dev} already has",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 REPLACE_DONE = Rule(
     "replace.done",
     _REPLACE,
     "every member took the new domain, or it is the old one",
     "{dev} uses the new domain under {pasid}",
-    source=RUN,
+    source=WAS_RUN,
 )
 
 
@@ -478,7 +478,7 @@ HANDLE_ABSENT = Rule(
     "no entry, a reserved one, or one without handle",
     "no handle is attached at {pasid}",
     Errno.ENOENT,
-    source=RUN,
+    source=WAS_RUN,
 )
 HANDLE_TYPE = Rule(
     "handle-get.other-type",
@@ -486,7 +486,7 @@ HANDLE_TYPE = Rule(
     "type && handle->domain->type != type",
     "number {pasid} on {devices} belongs to {held}",
     Errno.EBUSY,
-    source=RUN,
+    source=WAS_RUN,
 )
 
 
@@ -542,7 +542,7 @@ DEFAULT_DEFERRED = Rule(
     "!group->default_domain",
     "the group of {dev} has no default domain yet",
     Errno.EPROBE_DEFER,
-    source=READ,
+    source=WAS_READ,
 )
 DEFAULT_BUSY = Rule(
     "default-domain.busy",
@@ -550,10 +550,10 @@ DEFAULT_BUSY = Rule(
     "group->owner_cnt && (domain changed || group->owner || !xa_empty(&group->pasid_array))",
     "the group of {dev} is owned, or has PASIDs attached",
     Errno.EBUSY,
-    source=READ,
+    source=WAS_READ,
 )
 OWNER_NO_GROUP = Rule(
-    "dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=READ
+    "dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
 )
 OWNER_OTHER = Rule(
     "dma-owner.other-owner",
@@ -561,7 +561,7 @@ OWNER_OTHER = Rule(
     "group->owner_cnt && group->owner != owner",
     "the group of {dev} belongs to somebody else",
     Errno.EPERM,
-    source=READ,
+    source=WAS_READ,
 )
 OWNER_PASIDS = Rule(
     "dma-owner.pasids-attached",
@@ -569,23 +569,23 @@ OWNER_PASIDS = Rule(
     "!xa_empty(&group->pasid_array)",
     "the group of {dev} still has PASIDs attached: {pasids}",
     Errno.EBUSY,
-    source=READ,
+    source=WAS_READ,
 )
 OWNER_RELEASED = Rule(
     "dma-owner.released",
     "iommu_device_release_dma_owner (drivers/iommu/iommu.c)",
     "owned, no PASID attached",
     "{dev} has one owner less",
-    source=READ,
+    source=WAS_READ,
 )
 OWNER_NOT_RELEASED = Rule(
     "dma-owner.not-released",
     "iommu_device_release_dma_owner (drivers/iommu/iommu.c)",
     "WARN_ON(!group->owner_cnt || !group->owner || !xa_empty(&group->pasid_array))",
     "the kernel warns: {dev} is not owned, or has PASIDs attached",
-    source=READ,
+    source=WAS_READ,
 )
-OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned", source=READ)
+OWNER_CLAIMED = Rule("dma-owner.claimed", _OWNER, "no owner, no PASID attached", "{dev} is owned", source=WAS_READ)
 
 
 def iommu_device_use_default_domain(dev: Device) -> Refusal | None:
@@ -666,7 +666,7 @@ RESET_NO_FENCE = Rule(
     _RESET,
     "the kernel has no fence, or the device no IOMMU",
     "{dev} is reset without any fence",
-    source=READ,
+    source=WAS_READ,
 )
 RESET_FENCED = Rule(
     "reset.fenced",
@@ -687,14 +687,14 @@ RESET_UNBALANCED = Rule(
     "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
     "WARN_ON(!reset_depth)",
     "the kernel warns: {dev} is not being reset",
-    source=RUN,
+    source=WAS_RUN,
 )
 RESET_STILL = Rule(
     "reset.still-fenced",
     "pci_dev_reset_iommu_done (drivers/iommu/iommu.c)",
     "--reset_depth",
     "{dev} is still being reset, {depth} deep",
-    source=RUN,
+    source=WAS_RUN,
 )
 
 

@@ -18,7 +18,7 @@ from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_attach_handle_get
 from pasidlab.linux.mm import MmStruct, mmget_not_zero, mmput
 from pasidlab.linux.structs import AttachHandle, Device, DomainType
-from pasidlab.rules import READ, RUN, Refusal, Rule
+from pasidlab.rules import WAS_READ, WAS_RUN, Refusal, Rule
 
 if TYPE_CHECKING:
     from pasidlab.linux.structs import IommuDomain
@@ -85,7 +85,7 @@ FAULT_NO_HANDLER = Rule(
     "no attach handle at the PASID, or its domain has no iopf_handler",
     "nothing on {dev} handles faults of PASID {pasid}; the request is answered INVALID",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 FAULT_NO_PARAM = Rule(
     "fault.no-fault-param",
@@ -93,21 +93,21 @@ FAULT_NO_PARAM = Rule(
     "WARN_ON(!iopf_get_dev_fault_param(dev))",
     "{dev} is in no fault queue; the request is answered INVALID",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 FAULT_PARTIAL = Rule(
     "fault.partial",
     _REPORT,
     "!(fault->prm.flags & LAST_PAGE)",
     "the request waits for the last one of its group; no answer yet",
-    source=RUN,
+    source=WAS_RUN,
 )
 FAULT_NO_MEMORY = Rule(
     "fault.no-memory",
     _REPORT,
     "iopf_group_alloc() has no memory",
     "no memory for the group: it is answered FAILURE",
-    source=READ,
+    source=WAS_READ,
 )
 FAULT_PARTIAL_NO_MEMORY = Rule(
     "fault.partial-no-memory",
@@ -115,32 +115,34 @@ FAULT_PARTIAL_NO_MEMORY = Rule(
     "report_partial_fault() has no memory",
     "no memory to keep a partial request",
     Errno.ENOMEM,
-    source=READ,
+    source=WAS_READ,
 )
 FAULT_QUEUED = Rule(
-    "fault.queued", _REPORT, "domain->iopf_handler(group) == 0", "the group waits for its worker", source=RUN
+    "fault.queued", _REPORT, "domain->iopf_handler(group) == 0", "the group waits for its worker", source=WAS_RUN
 )
 FAULT_REFUSED_BY_HANDLER = Rule(
     "fault.handler-refused",
     _REPORT,
     "domain->iopf_handler(group) != 0",
     "the handler did not take the group: it is answered FAILURE",
-    source=READ,
+    source=WAS_READ,
 )
-MM_NO_PASID = Rule("fault.mm-no-pasid", _HANDLE_MM, "no PASID_VALID flag", "the request carries no PASID", source=READ)
-MM_EXITING = Rule("fault.mm-exiting", _HANDLE_MM, "!mmget_not_zero(mm)", "process {mm} has exited", source=RUN)
+MM_NO_PASID = Rule(
+    "fault.mm-no-pasid", _HANDLE_MM, "no PASID_VALID flag", "the request carries no PASID", source=WAS_READ
+)
+MM_EXITING = Rule("fault.mm-exiting", _HANDLE_MM, "!mmget_not_zero(mm)", "process {mm} has exited", source=WAS_RUN)
 MM_NO_VMA = Rule(
-    "fault.mm-no-area", _HANDLE_MM, "!vma_lookup(mm, addr)", "{mm} has no memory area at {addr:#x}", source=RUN
+    "fault.mm-no-area", _HANDLE_MM, "!vma_lookup(mm, addr)", "{mm} has no memory area at {addr:#x}", source=WAS_RUN
 )
 MM_RIGHTS = Rule(
     "fault.mm-rights",
     _HANDLE_MM,
     "access_flags & ~vma->vm_flags",
     "the area of {mm} at {addr:#x} does not allow that access",
-    source=RUN,
+    source=WAS_RUN,
 )
 MM_HANDLED = Rule(
-    "fault.mm-handled", _HANDLE_MM, "handle_mm_fault() succeeded", "{mm} has the page at {addr:#x} now", source=RUN
+    "fault.mm-handled", _HANDLE_MM, "handle_mm_fault() succeeded", "{mm} has the page at {addr:#x} now", source=WAS_RUN
 )
 DISCARD_NO_QUEUE = Rule(
     "fault.discard-no-queue",
@@ -148,14 +150,14 @@ DISCARD_NO_QUEUE = Rule(
     "!queue",
     "there is no fault queue",
     Errno.EINVAL,
-    source=RUN,
+    source=WAS_RUN,
 )
 DISCARDED = Rule(
     "fault.discarded",
     "iopf_queue_discard_partial (drivers/iommu/io-pgfault.c)",
     "the partial lists of all devices of the queue were emptied",
     "the partial requests of all devices behind this IOMMU are forgotten",
-    source=RUN,
+    source=WAS_RUN,
 )
 QUEUE_NO_RESPONSE = Rule(
     "fault.queue-no-response-op",
@@ -163,7 +165,7 @@ QUEUE_NO_RESPONSE = Rule(
     "!ops->page_response",
     "the IOMMU driver of {dev} cannot answer page requests",
     Errno.ENODEV,
-    source=READ,
+    source=WAS_READ,
 )
 QUEUE_TWICE = Rule(
     "fault.queue-twice",
@@ -171,7 +173,7 @@ QUEUE_TWICE = Rule(
     "dev->iommu->fault_param is set",
     "{dev} is in a fault queue already",
     Errno.EBUSY,
-    source=READ,
+    source=WAS_READ,
 )
 FLUSH_NO_PARAM = Rule(
     "fault.flush-no-param",
@@ -179,7 +181,7 @@ FLUSH_NO_PARAM = Rule(
     "WARN_ON(!dev->iommu->fault_param)",
     "{dev} is in no fault queue",
     Errno.ENODEV,
-    source=READ,
+    source=WAS_READ,
 )
 
 

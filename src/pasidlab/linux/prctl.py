@@ -12,12 +12,12 @@ from pasidlab.errors import Errno
 from pasidlab.linux.kernel import Arch
 from pasidlab.linux.sva import mm_valid_pasid
 from pasidlab.linux.task import Task
-from pasidlab.rules import READ, Refusal, Rule
+from pasidlab.rules import WAS_READ, Refusal, Rule
 
 _WHERE = "prctl_enable_tagged_addr (arch/x86/kernel/process_64.c)"
 MAX_LAM_BITS = 6
 LAM_NO_CPU = Rule(
-    "lam.no-cpu", _WHERE, "!cpu_feature_enabled(X86_FEATURE_LAM)", "this CPU has no LAM", Errno.ENODEV, source=READ
+    "lam.no-cpu", _WHERE, "!cpu_feature_enabled(X86_FEATURE_LAM)", "this CPU has no LAM", Errno.ENODEV, source=WAS_READ
 )
 LAM_BOUND = Rule(
     "lam.has-pasid",
@@ -25,7 +25,7 @@ LAM_BOUND = Rule(
     "mm_valid_pasid(mm) && !MM_CONTEXT_FORCE_TAGGED_SVA",
     "process {mm} has SVA data, and devices do not understand tagged addresses",
     Errno.EINVAL,
-    source=READ,
+    source=WAS_READ,
 )
 LAM_LOCKED = Rule(
     "lam.locked",
@@ -33,7 +33,7 @@ LAM_LOCKED = Rule(
     "MM_CONTEXT_LOCK_LAM: the mm has threads",
     "process {mm} has threads",
     Errno.EBUSY,
-    source=READ,
+    source=WAS_READ,
 )
 LAM_BITS = Rule(
     "lam.bits",
@@ -41,11 +41,11 @@ LAM_BITS = Rule(
     "!nr_bits || nr_bits > LAM_U57_BITS",
     "{bits} tag bits: 1..6 are possible",
     Errno.EINVAL,
-    source=READ,
+    source=WAS_READ,
 )
 
 
-LAM_ON = Rule("lam.on", _WHERE, "no check failed", "process {mm} uses tagged addresses now", source=READ)
+LAM_ON = Rule("lam.on", _WHERE, "no check failed", "process {mm} uses tagged addresses now", source=WAS_READ)
 
 
 def prctl_enable_tagged_addr(task: Task, bits: int = MAX_LAM_BITS) -> Refusal | None:

@@ -33,7 +33,7 @@ from pasidlab.linux.structs import (
     IommuDomain,
     IommuGroup,
 )
-from pasidlab.rules import READ, RUN, Refusal, Rule
+from pasidlab.rules import WAS_READ, WAS_RUN, Refusal, Rule
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -62,7 +62,8 @@ class IommuMmData:
 class IommuSva(AttachHandle):
     """`struct iommu_sva`: the bond of a group and an mm, shared by all binds of that pair.
 
-    `dev` is the device that bound first; `pasid` is the number of this very bond; `users` counts its binds.
+    `dev` is the device that bound first and `users` counts the binds, as in the kernel. `data` and `pasid`, the number
+    of this very bond, are kept here beside it: the kernel finds both through the mm.
     """
 
     dev: Device = field(kw_only=True)
@@ -87,7 +88,7 @@ BIND_NO_GROUP = Rule(
     "!dev->iommu_group",
     "{dev} is behind no IOMMU (or the kernel has no CONFIG_IOMMU_SVA)",
     Errno.ENODEV,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_X86 = Rule(
     "bind.x86-refused",
@@ -103,7 +104,7 @@ BIND_LAM = Rule(
     "!arch_pgtable_dma_compat(mm)",
     "process {mm} uses tagged addresses (LAM), which devices do not understand",
     Errno.EBUSY,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_OVERFLOW = Rule(
     "bind.number-too-wide",
@@ -111,10 +112,10 @@ BIND_OVERFLOW = Rule(
     "mm->iommu_mm->pasid >= dev->iommu->max_pasids",
     "process {mm} has number {pasid} for life, and {dev} carries {range}",
     Errno.EOVERFLOW,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_NO_MEMORY = Rule(
-    "bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory for the SVA data of {mm}", Errno.ENOMEM, source=RUN
+    "bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory for the SVA data of {mm}", Errno.ENOMEM, source=WAS_RUN
 )
 BIND_NOSPC = Rule(
     "bind.no-number-free",
@@ -122,7 +123,7 @@ BIND_NOSPC = Rule(
     "iommu_alloc_global_pasid(dev) == IOMMU_PASID_INVALID",
     "{dev} carries {range} and none of them is free in the global space",
     Errno.ENOSPC,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_NO_PASIDS = Rule(
     "bind.device-without-pasids",
@@ -130,7 +131,7 @@ BIND_NO_PASIDS = Rule(
     "iommu_alloc_global_pasid(dev) == IOMMU_PASID_INVALID, as max_pasids is 0 or 1",
     "{dev} carries no PASID at all",
     Errno.ENOSPC,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_OTHER_MM = Rule(
     "bind.number-of-other-mm",
@@ -138,7 +139,7 @@ BIND_OTHER_MM = Rule(
     "handle->domain->mm != mm",
     "number {pasid} on {dev} belongs to {held}",
     Errno.EBUSY,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_HANDLE_NO_MEMORY = Rule(
     "bind.no-memory-for-handle",
@@ -146,28 +147,28 @@ BIND_HANDLE_NO_MEMORY = Rule(
     "!kzalloc(handle)",
     "no memory for the bond of {mm} on {dev}",
     Errno.ENOMEM,
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_SAME_MM = Rule(
     "bind.same-mm",
     _BIND,
     "handle->domain->mm == mm",
     "{mm} is bound to the group of {dev} already: the same handle again, which names {named}",
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_SHARED_DOMAIN = Rule(
     "bind.domain-shared",
     _BIND,
     "an SVA domain of the mm attaches to the device",
     "{dev} uses the domain that {mm} has on this IOMMU already",
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_NEW_DOMAIN = Rule(
     "bind.domain-new",
     _BIND,
     "iommu_sva_domain_alloc() and attach succeed",
     "{dev} got a domain of its own for {mm}",
-    source=RUN,
+    source=WAS_RUN,
 )
 BIND_NO_SVA = Rule(
     "bind.driver-without-sva",
@@ -175,7 +176,7 @@ BIND_NO_SVA = Rule(
     "!ops->domain_alloc_sva",
     "the IOMMU driver of {dev} has no SVA",
     Errno.EOPNOTSUPP,
-    source=READ,
+    source=WAS_READ,
 )
 BIND_NO_SVA_FALLBACK = Rule(
     "bind.driver-without-sva-6.12",
@@ -191,21 +192,21 @@ UNBIND_SHARED = Rule(
     _UNBIND,
     "!refcount_dec_and_test(&iommu_sva->users)",
     "another bind of {mm} still uses the bond on {dev}",
-    source=RUN,
+    source=WAS_RUN,
 )
 UNBIND_LAST = Rule(
     "unbind.last",
     _UNBIND,
     "refcount_dec_and_test(&iommu_sva->users)",
     "the bond of {mm} on {dev} is gone; number {pasid} is detached",
-    source=RUN,
+    source=WAS_RUN,
 )
 KVA_FLUSHED = Rule(
     "kva.flushed",
     "iommu_sva_invalidate_kva_range (drivers/iommu/iommu-sva.c)",
     "list_for_each_entry(iommu_mm, &iommu_sva_mms, mm_list_elm)",
     "every bound address space was flushed, whatever gave its number",
-    source=READ,
+    source=WAS_READ,
 )
 BIND_PASID_ZERO = Rule(
     "bind-pasid.zero",

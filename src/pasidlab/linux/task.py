@@ -16,7 +16,7 @@ from pasidlab.hw.cpu import Arm64Registers, X86Registers
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct, mmget, mmput
 from pasidlab.linux.sva import mm_pasid_init
-from pasidlab.rules import READ, Rule
+from pasidlab.rules import WAS_READ, Rule
 
 INIT_PIDNS = "init"
 
@@ -25,28 +25,28 @@ FORKED = Rule(
     "dup_mm, mm_pasid_init, fpu_clone (kernel/fork.c, arch/x86/kernel/fpu/core.c)",
     "mm->iommu_mm = NULL; the PASID state of the child is clear",
     "{child} has a copy of the memory and the open files of {parent}, but no bond and no number",
-    source=READ,
+    source=WAS_READ,
 )
 CLONED = Rule(
     "task.cloned",
     "copy_mm (kernel/fork.c)",
     "clone_flags & CLONE_VM",
     "{child} shares the memory, the bonds and the number of {parent}; its IA32_PASID is clear",
-    source=READ,
+    source=WAS_READ,
 )
 EXECED = Rule(
     "task.execed",
     "exec_mmap, flush_thread (fs/exec.c, arch/x86/kernel/process.c)",
     "a new mm without SVA data; IA32_PASID is reset, open files stay open",
     "{task} left its address space and its number; its open files still hold their bonds",
-    source=READ,
+    source=WAS_READ,
 )
 EXITED = Rule(
     "task.exited",
     "do_exit: exit_mm before exit_files (kernel/exit.c)",
     "the address space goes before the files do",
     "{task} is gone; what no other process has open is unbound",
-    source=READ,
+    source=WAS_READ,
 )
 
 

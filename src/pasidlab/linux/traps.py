@@ -18,7 +18,7 @@ from pasidlab.hw.cpu import MAX_PASID, Arm64Cpu, CpuException, Instruction, Stor
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.sva import mm_get_enqcmd_pasid
 from pasidlab.linux.task import Task
-from pasidlab.rules import READ, Rule, Signal, Signalled
+from pasidlab.rules import WAS_READ, Rule, Signal, Signalled
 
 GP_NO_NUMBER = Rule(
     "traps.gp-no-number",
@@ -32,21 +32,21 @@ GP_ACTIVATED = Rule(
     "try_fixup_enqcmd_gp (arch/x86/kernel/traps.c)",
     "current->pasid_activated",
     "{instruction}: {reason}, and IA32_PASID of {task} was loaded once already, so the #GP is a real one",
-    source=READ,
+    source=WAS_READ,
 )
 GP_NO_ENQCMD = Rule(
     "traps.gp-other",
     "exc_general_protection (arch/x86/kernel/traps.c)",
     "the CPU has no ENQCMD",
     "{instruction}: {reason}",
-    source=READ,
+    source=WAS_READ,
 )
 UNDEFINED = Rule(
     "traps.undefined",
     "exc_invalid_op / do_el0_undef",
     "the CPU does not have the instruction",
     "{instruction}: {reason}",
-    source=READ,
+    source=WAS_READ,
 )
 TRAPPED = Rule(
     "traps.ls64-trapped",
@@ -67,7 +67,7 @@ MISALIGNED = Rule(
     "do_alignment_fault",
     "the address is not 64-byte aligned",
     "{instruction}: {reason}",
-    source=READ,
+    source=WAS_READ,
 )
 
 

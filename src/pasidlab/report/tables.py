@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, MachineSpec, ProcessSpec
-from pasidlab.devices import Submit, Work
+from pasidlab.devices import SubmitBy, Work
 from pasidlab.hw.cpu import Instruction
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
@@ -127,8 +127,8 @@ def _attack(scheme: type[Scheme], attack: Instruction, present: bool, tells: boo
         cpu=CpuSpec(arch="arm64", ls64=3 if present else 1, accdata="switched" if present else "off"),
         iommu=[IommuSpec("smmu0", pasid_bits=16)],
         device=[
-            DeviceSpec("elsewhere", "smmu0", pasid_bits=16, submit=Submit.ST64BV0),
-            DeviceSpec("target", "smmu0", pasid_bits=16, submit=Submit.ST64BV0, pasids="local", sloppy=not tells),
+            DeviceSpec("elsewhere", "smmu0", pasid_bits=16, submit=SubmitBy.ST64BV0),
+            DeviceSpec("target", "smmu0", pasid_bits=16, submit=SubmitBy.ST64BV0, pasids="local", sloppy=not tells),
         ],
         process=[ProcessSpec("attacker"), ProcessSpec("victim")],
     )

@@ -11,6 +11,7 @@ from pasidlab.errors import Errno
 from pasidlab.events import RegisterLoaded
 from pasidlab.hw.cpu import Arm64Cpu, Instruction, Store, X86Cpu, descriptor
 from pasidlab.linux.kernel import Arch
+from pasidlab.linux.prctl import prctl_enable_tagged_addr
 from pasidlab.linux.profiles import V7_3
 from pasidlab.linux.structs import (
     IOMMU_PASID_INVALID,
@@ -383,3 +384,24 @@ def test_only_mainline_offers_the_number_of_a_failed_first_bind(scheme, number):
     rig.driver.fail_set[dev] = Errno.EIO
     refused(iommu_sva_bind_device(dev, task.mm), Errno.EIO, "driver.set-failed")
     assert mm_get_enqcmd_pasid(task.mm) == number
+
+
+# What is no matter of numbers
+
+
+def test_a_misaligned_store_is_sigbus_on_arm64_and_sigsegv_on_x86():
+    rig = Rig()
+    task = rig.process("a")
+    arm = Arm64Os().execute(task, Instruction.ST64B, descriptor(), destination=4)
+    assert (arm.result, arm.rule.id) == ("SIGBUS", "traps.misaligned")
+    assert arm.why == "ST64B: destination is not 64-byte aligned"
+    x86 = X86Os(X86Cpu(movdir64b=True)).execute(task, Instruction.MOVDIR64B, descriptor(), destination=4)
+    assert (x86.result, x86.rule.id) == ("SIGSEGV", "traps.gp-other")
+
+
+@pytest.mark.parametrize("bits", [0, 7])
+def test_lam_takes_one_to_six_bits(bits):
+    rig = Rig(arch=Arch.X86)
+    refusal = prctl_enable_tagged_addr(rig.process("a"), bits)
+    assert (refusal.errno, refusal.rule.id) == (Errno.EINVAL, "lam.bits")
+    assert refusal.why == f"{bits} tag bits: 1..6 are possible"

@@ -82,11 +82,14 @@ class X86Os:
         """Whether user space has an instruction that carries the mm's number."""
         return self.cpu.enqcmd
 
-    def execute(self, task: Task, instruction: Instruction, source: bytes) -> Store | Signalled:
-        """Execute at CPL 3; a #GP that the kernel can fix is retried, at most once for a task."""
-        outcome = self.cpu.execute(instruction, task.x86, source)
+    def execute(self, task: Task, instruction: Instruction, source: bytes, destination: int = 0) -> Store | Signalled:
+        """Execute at CPL 3; a #GP that the kernel can fix is retried, at most once for a task.
+
+        `source` is the 64-byte command, `destination` the address that it is stored to.
+        """
+        outcome = self.cpu.execute(instruction, task.x86, source, destination=destination)
         if isinstance(outcome, CpuException) and outcome.name == "#GP(0)" and try_fixup_enqcmd_gp(task):
-            outcome = self.cpu.execute(instruction, task.x86, source)
+            outcome = self.cpu.execute(instruction, task.x86, source, destination=destination)
         if isinstance(outcome, Store):
             return outcome
         facts = {"instruction": instruction.value.upper(), "reason": outcome.reason}
@@ -134,27 +137,31 @@ class Arm64Os:
         """Whether user space has an instruction that carries the mm's number."""
         return self.accdata and self.cpu.ls64 >= 3
 
-    def execute(self, task: Task, instruction: Instruction, source: bytes) -> Store | Signalled:
-        """Execute at EL0; what the kernel can resolve is retried."""
-        cpu = replace(self.cpu, en_as0=True) if task.st64bv0_enabled else self.cpu
-        outcome = cpu.execute(instruction, task.arm64, source)
-        if isinstance(outcome, Store):
+    def execute(self, task: Task, instruction: Instruction, source: bytes, destination: int = 0) -> Store | Signalled:
+        """Execute at EL0; what the kernel can resolve is retried. `source` and `destination` as on x86."""
+        outcome: Store | Signalled | CpuException
+        outcome = self._cpu_of(task).execute(instruction, task.arm64, source, destination=destination)
+        if isinstance(outcome, CpuException) and outcome.name == "LS64 trap":
+            resolved = self._resolve(task, instruction, source, outcome.reason)
+            outcome = resolved or self._cpu_of(task).execute(instruction, task.arm64, source, destination=destination)
+        if isinstance(outcome, (Store, Signalled)):
             return outcome
-        if outcome.name == "LS64 trap":
-            return self._trapped(task, instruction, source, outcome)
         facts = {"instruction": instruction.value.upper(), "reason": outcome.reason}
         if outcome.name == "UNDEFINED":
             return UNDEFINED.signal(Signal.SIGILL, **facts)
         return MISALIGNED.signal(Signal.SIGBUS, **facts)
 
-    def _trapped(
-        self, task: Task, instruction: Instruction, source: bytes, exception: CpuException
-    ) -> Store | Signalled:
+    def _cpu_of(self, task: Task) -> Arm64Cpu:
+        """Return the CPU with the enables that it has while the task runs."""
+        return replace(self.cpu, en_as0=True) if task.st64bv0_enabled else self.cpu
+
+    def _resolve(self, task: Task, instruction: Instruction, source: bytes, reason: str) -> Store | Signalled | None:
+        """Settle a trapped instruction; None when the task shall try it again."""
         name = instruction.value.upper()
         if instruction is Instruction.ST64BV and self.emulate_st64bv:
             return Store(source, posted=False)
         if instruction is not Instruction.ST64BV0 or not self.accdata:
-            return TRAPPED.signal(Signal.SIGILL, instruction=name, reason=exception.reason)
+            return TRAPPED.signal(Signal.SIGILL, instruction=name, reason=reason)
         assert task.mm is not None
         pasid = mm_get_enqcmd_pasid(task.mm)
         if pasid == IOMMU_PASID_INVALID:
@@ -162,4 +169,4 @@ class Arm64Os:
         task.arm64.accdata_el1 = pasid
         task.st64bv0_enabled = True
         task.kernel.emit(events.RegisterLoaded(task.name, "ACCDATA_EL1", pasid))
-        return self.execute(task, instruction, source)
+        return None

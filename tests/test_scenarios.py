@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pasidlab.events import Event, PasidAllocated, PasidFreed
+from pasidlab.machine import Machine
 from pasidlab.rules import RULES
 from pasidlab.runner import run
 from pasidlab.scenario import Scenario
@@ -56,3 +58,22 @@ def test_every_refusal_of_a_full_space_names_the_holders() -> None:
                     assert all(holder for _, holder in step.outcome.holders)
                     assert f"{step.outcome.holders[0][0]} is held by" in step.outcome.why
     assert seen > 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_events_tell_every_number_that_comes_and_goes(path: Path) -> None:
+    scenario = Scenario.load(path)
+    for scheme in SCHEMES.values():
+        machine = Machine(scenario, scheme(scenario.options))
+        held = set(machine.kernel.iommu_global_pasid_ida)
+
+        def follow(event: Event, held: set[int] = held) -> None:
+            if isinstance(event, PasidAllocated):
+                held.add(event.pasid)
+            elif isinstance(event, PasidFreed):
+                held.remove(event.pasid)
+
+        machine.kernel.observers.append(follow)
+        for step in scenario.step:
+            step.perform(machine)
+            assert held == set(machine.kernel.iommu_global_pasid_ida), (scheme.name, step)

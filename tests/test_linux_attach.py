@@ -24,16 +24,17 @@ from pasidlab.linux.iommu import (
     iommu_attach_device_pasid,
     iommu_attach_handle_get,
     iommu_detach_device_pasid,
+    iommu_replace_device_pasid,
+)
+from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_flush_dev
+from pasidlab.linux.ownership import (
     iommu_device_claim_dma_owner,
     iommu_device_release_dma_owner,
     iommu_device_unuse_default_domain,
     iommu_device_use_default_domain,
-    iommu_replace_device_pasid,
-    pci_dev_reset_iommu_done,
-    pci_dev_reset_iommu_prepare,
 )
-from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_flush_dev
 from pasidlab.linux.profiles import V6_12, V6_12_0, V6_19, V7_0, V7_3
+from pasidlab.linux.reset import pci_dev_reset_iommu_done, pci_dev_reset_iommu_prepare
 from pasidlab.linux.structs import (
     AttachHandle,
     Device,

@@ -6,11 +6,7 @@ import pytest
 
 from pasidlab.errors import Errno, InputError
 from pasidlab.events import PasidBlocked, PasidRemoved, RidAttached
-from pasidlab.linux.iommu import (
-    iommu_detach_device_pasid,
-    iommu_replace_device_pasid,
-    pci_dev_reset_iommu_prepare,
-)
+from pasidlab.linux.iommu import iommu_detach_device_pasid, iommu_replace_device_pasid
 from pasidlab.linux.kernel import Arch
 from pasidlab.linux.profiles import (
     DEFAULT_PROFILE,
@@ -27,6 +23,7 @@ from pasidlab.linux.profiles import (
     profile,
     switch_fields,
 )
+from pasidlab.linux.reset import pci_dev_reset_iommu_prepare
 from pasidlab.linux.structs import (
     AttachHandle,
     Device,

@@ -9,7 +9,7 @@ import pytest
 from pasidlab import events
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno
-from pasidlab.linux import iommu, iopf, sva
+from pasidlab.linux import iommu, iopf, reset, sva
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault
 from pasidlab.linux.profiles import V7_3
 from pasidlab.linux.structs import AttachHandle, Device
@@ -99,8 +99,8 @@ def test_amd_answers_einval_when_there_is_no_memory(quirk: bool, errno: Errno) -
 
 def test_on_amd_sva_does_not_survive_a_reset() -> None:
     rig, dev = bound_device(Mode.AMD_VI)
-    iommu.pci_dev_reset_iommu_prepare(dev)
-    iommu.pci_dev_reset_iommu_done(dev)
+    reset.pci_dev_reset_iommu_prepare(dev)
+    reset.pci_dev_reset_iommu_done(dev)
     assert rig.kernel.warnings == 1
     assert (dev, 1) not in rig.driver.entries
     assert isinstance(dev.iommu_group.pasid_array[1], sva.IommuSva)

@@ -19,7 +19,7 @@ from pasidlab import events
 from pasidlab.drivers.mock import MockDriver
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno, InputError
-from pasidlab.linux import iommu, iopf, structs, sva, task, traps
+from pasidlab.linux import iommu, iopf, reset, structs, sva, task, traps
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, mmput, process_memory
 from pasidlab.linux.profiles import V6_12, V7_3, Profile
@@ -472,10 +472,10 @@ class Replayer:
         return OK
 
     def _do_rprep(self, dev: int) -> dict[str, Any]:
-        return self._ret(iommu.pci_dev_reset_iommu_prepare(self._dev(dev)))
+        return self._ret(reset.pci_dev_reset_iommu_prepare(self._dev(dev)))
 
     def _do_rdone(self, dev: int) -> dict[str, Any]:
-        iommu.pci_dev_reset_iommu_done(self._dev(dev))
+        reset.pci_dev_reset_iommu_done(self._dev(dev))
         return OK
 
 

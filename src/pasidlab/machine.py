@@ -20,7 +20,7 @@ from pasidlab.devices.endpoint import PORTALS, Done
 from pasidlab.drivers.mock import MockDriver
 from pasidlab.errors import Errno, InputError, ModelError
 from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
-from pasidlab.linux import iommu, iopf, prctl, structs, sva, traps
+from pasidlab.linux import iommu, iopf, ownership, prctl, reset, structs, sva, traps
 from pasidlab.linux import task as tasks
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, process_memory
@@ -584,20 +584,20 @@ class Machine:
 
     def reset_prepare(self, device: str) -> Outcome:
         """`pci_dev_reset_iommu_prepare()`."""
-        return self._settle(iommu.pci_dev_reset_iommu_prepare(self._endpoint(device).dev))
+        return self._settle(reset.pci_dev_reset_iommu_prepare(self._endpoint(device).dev))
 
     def reset_done(self, device: str) -> Outcome:
         """`pci_dev_reset_iommu_done()`."""
-        iommu.pci_dev_reset_iommu_done(self._endpoint(device).dev)
+        reset.pci_dev_reset_iommu_done(self._endpoint(device).dev)
         return self._settle(None)
 
     def claim_dma_owner(self, device: str, owner: str = "vfio") -> Outcome:
         """`iommu_device_claim_dma_owner()`."""
-        return self._settle(iommu.iommu_device_claim_dma_owner(self._endpoint(device).dev, owner))
+        return self._settle(ownership.iommu_device_claim_dma_owner(self._endpoint(device).dev, owner))
 
     def release_dma_owner(self, device: str) -> Outcome:
         """`iommu_device_release_dma_owner()`."""
-        iommu.iommu_device_release_dma_owner(self._endpoint(device).dev)
+        ownership.iommu_device_release_dma_owner(self._endpoint(device).dev)
         return self._settle(None)
 
     def invalidate_kva(self) -> Outcome:

@@ -1,4 +1,4 @@
-"""One machine from a description: kernel, IOMMUs, devices, processes; and what can be done on it.
+"""One machine from a description, and what can be done on it.
 
 `Machine` is the one mutable root. Each verb does what its namesake in a scenario does and returns an `Outcome`: the
 result in one word, the number, and the rule with a sentence. The exact kernel calls underneath are in `linux/`.
@@ -14,17 +14,15 @@ from functools import partial
 from typing import Any, TypeGuard
 
 from pasidlab import events
-from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, ProcessSpec, check, operating_system
-from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint, Work
-from pasidlab.devices.endpoint import PORTALS, Done
-from pasidlab.drivers.mock import MockDriver
+from pasidlab.assembly import assemble
+from pasidlab.description import MachineSpec, ProcessSpec, check
+from pasidlab.devices import Endpoint, Idxd, Work
+from pasidlab.devices.endpoint import Done
 from pasidlab.errors import Errno, InputError, ModelError
 from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
 from pasidlab.linux import iommu, iopf, ownership, prctl, reset, structs, sva, traps
 from pasidlab.linux import task as tasks
-from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, process_memory
-from pasidlab.linux.profiles import profile
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.task import Task
 from pasidlab.outcome import (
@@ -51,6 +49,7 @@ from pasidlab.outcome import (
 from pasidlab.pasid import INT_MAX
 from pasidlab.rules import RULES, Faulted, Refusal, Signal, Verdict
 from pasidlab.schemes import Scheme, find_scheme
+from pasidlab.views import device_text, enqcmd_number, process_text, space_text
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -73,18 +72,14 @@ class Machine:
         check(spec)
         if isinstance(scheme, str):
             scheme = find_scheme(scheme)(spec.options)
-        switched = profile(spec.kernel).with_switches(dict(spec.switches))
+        parts = assemble(spec, scheme)
         self.spec = spec
         self.scheme = scheme
-        self.os = operating_system(spec)
-        arch = Arch.X86 if isinstance(self.os, traps.X86Os) else Arch.ARM64
-        self.kernel = Kernel(scheme, switched, arch)
-        self.kernel.enqcmd_like = self.os.enqcmd_like
-        self.kernel.force_tagged_sva = spec.cpu.force_tagged_sva
-        self.driver = MockDriver(self.kernel)
-        self.iommus = {s.name: self._make_iommu(s) for s in spec.iommu}
-        self.groups: dict[str, structs.IommuGroup] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self.os = parts.os
+        self.kernel = parts.kernel
+        self.driver = parts.driver
+        self.iommus = parts.iommus
+        self.endpoints = parts.endpoints
         self.processes: dict[str, Task] = {}
         self.bindings: dict[str, Binding] = {}
         self.numbers: dict[str, int | None] = {}
@@ -93,46 +88,8 @@ class Machine:
         self.execs: dict[str, int] = {}
         self._decision: events.Decided | None = None
         self.kernel.observers.append(self._observe)
-        for device in spec.device:
-            self.endpoints[device.name] = self._make_endpoint(device)
         for process in spec.process:
             self._start(process)
-
-    # --- putting together --------------------------------------------------------------------------------------
-
-    def _make_iommu(self, spec: IommuSpec) -> structs.IommuDevice:
-        computed = self.driver.max_pasids(spec.ops, spec.pasid_bits)
-        bound = computed if spec.max_pasids is None else spec.max_pasids
-        return self.driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
-
-    def _make_endpoint(self, spec: DeviceSpec) -> Endpoint:
-        pci = spec.kind != "narrow"
-        dev = structs.Device(
-            self.kernel,
-            spec.name,
-            pci=pci,
-            pasid_num_bits=None if pci else spec.pasid_bits,
-            pci_pasid_width=spec.pasid_bits if pci else None,
-            physfn=self.endpoints[spec.physfn].dev if spec.physfn else None,
-            enqcmd_bar=spec.submits in PORTALS,
-            owns_pasids=spec.pasids == "local",
-        )
-        if spec.iommu is not None:
-            group = self.groups.setdefault(
-                spec.group or f"{spec.name} alone", structs.IommuGroup(spec.group or spec.name)
-            )
-            iommu.iommu_probe_device(dev, self.iommus[spec.iommu], group)
-            self.driver.probe_device(dev)
-        endpoint = self._endpoint_of_kind(spec, dev)
-        endpoint.probe()
-        return endpoint
-
-    def _endpoint_of_kind(self, spec: DeviceSpec, dev: structs.Device) -> Endpoint:
-        if spec.is_idxd:
-            queue, kernel_pasid = spec.queue or "shared", spec.kernel_pasid is not False
-            return Idxd(dev, self.driver, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
-        kind = Narrow if spec.kind == "narrow" else PcieEndpoint
-        return kind(dev, self.driver, spec.submits, spec.sloppy)
 
     def _start(self, spec: ProcessSpec) -> None:
         mm = MmStruct(self.kernel, spec.name, spec.user)
@@ -634,43 +591,14 @@ class Machine:
         self.kernel.decided(SHOWN)
         number, detail = None, []
         if process is not None:
-            number = self._enqcmd_number(process)
-            detail.append(self._process_text(process))
+            task = self.processes.get(process)
+            number = None if task is None else enqcmd_number(task)
+            detail.append(f"{process}: was never started" if task is None else process_text(task))
         if device is not None:
-            detail += self._device_text(device)
+            detail += device_text(self._endpoint(device).dev)
         if process is None and device is None:
-            held = [f"{pasid}: {holder}" for pasid, holder in self.kernel.holders()]
-            detail = held or ["the global space is empty"]
+            detail += space_text(self.kernel)
         return self._settle(None, number, detail=tuple(detail))
-
-    def _enqcmd_number(self, process: str) -> int | None:
-        task = self.processes.get(process)
-        mm = None if task is None else task.mm
-        pasid = IOMMU_PASID_INVALID if mm is None else sva.mm_get_enqcmd_pasid(mm)
-        return None if pasid == IOMMU_PASID_INVALID else pasid
-
-    def _process_text(self, process: str) -> str:
-        task = self.processes.get(process)
-        if task is None:
-            return f"{process}: was never started"
-        if task.mm is None:
-            return f"{process}: exited"
-        pasid = self._enqcmd_number(process)
-        number = "no number" if pasid is None else f"number {pasid}"
-        loaded = (
-            f"IA32_PASID {task.x86.ia32_pasid:#x}"
-            if self.kernel.arch is Arch.X86
-            else (f"ACCDATA_EL1 {task.arm64.accdata_el1:#x}")
-        )
-        where = f"pid {task.pid} in pid namespace {task.pidns}"
-        return f"{process}: {where}, {number} for ENQCMD and its like, {loaded}"
-
-    def _device_text(self, device: str) -> Iterator[str]:
-        dev = self._endpoint(device).dev
-        yield f"{device} carries {iommu.pasid_range(dev)}"
-        if dev.iommu_group is not None:
-            for pasid in sorted(dev.iommu_group.pasid_array):
-                yield f"{pasid}: {iommu.slot_text(dev.iommu_group, pasid)}"
 
 
 def _is_bond(answer: sva.IommuSva | Refusal, scheme: Scheme) -> TypeGuard[sva.IommuSva]:

@@ -1,0 +1,81 @@
+"""Put the hardware of a machine together from its description: kernel, IOMMUs, groups, devices and their drivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, operating_system
+from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint
+from pasidlab.devices.endpoint import PORTALS
+from pasidlab.drivers.mock import MockDriver
+from pasidlab.linux.iommu import iommu_probe_device
+from pasidlab.linux.kernel import Arch, Kernel
+from pasidlab.linux.profiles import profile
+from pasidlab.linux.structs import Device, IommuDevice, IommuGroup
+from pasidlab.linux.traps import Arm64Os, X86Os
+from pasidlab.schemes import Scheme
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Assembly:
+    """The parts of a machine, by the names of the description."""
+
+    kernel: Kernel
+    os: X86Os | Arm64Os
+    driver: MockDriver
+    iommus: dict[str, IommuDevice] = field(default_factory=dict)
+    groups: dict[str, IommuGroup] = field(default_factory=dict)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+
+def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
+    """Build everything but the processes; devices are probed in the order of the description.
+
+    `spec` has been checked. Raises InputError for an unknown kernel profile or switch.
+    """
+    os = operating_system(spec)
+    switched = profile(spec.kernel).with_switches(dict(spec.switches))
+    kernel = Kernel(scheme, switched, Arch.X86 if isinstance(os, X86Os) else Arch.ARM64)
+    kernel.enqcmd_like = os.enqcmd_like
+    kernel.force_tagged_sva = spec.cpu.force_tagged_sva
+    parts = Assembly(kernel, os, MockDriver(kernel))
+    for iommu in spec.iommu:
+        parts.iommus[iommu.name] = _make_iommu(parts.driver, iommu)
+    for device in spec.device:
+        parts.endpoints[device.name] = _make_endpoint(parts, device)
+    return parts
+
+
+def _make_iommu(driver: MockDriver, spec: IommuSpec) -> IommuDevice:
+    computed = driver.max_pasids(spec.ops, spec.pasid_bits)
+    bound = computed if spec.max_pasids is None else spec.max_pasids
+    return driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
+
+
+def _make_endpoint(parts: Assembly, spec: DeviceSpec) -> Endpoint:
+    pci = spec.kind != "narrow"
+    dev = Device(
+        parts.kernel,
+        spec.name,
+        pci=pci,
+        pasid_num_bits=None if pci else spec.pasid_bits,
+        pci_pasid_width=spec.pasid_bits if pci else None,
+        physfn=parts.endpoints[spec.physfn].dev if spec.physfn else None,
+        enqcmd_bar=spec.submits in PORTALS,
+        owns_pasids=spec.pasids == "local",
+    )
+    if spec.iommu is not None:
+        group = parts.groups.setdefault(spec.group or f"{spec.name} alone", IommuGroup(spec.group or spec.name))
+        iommu_probe_device(dev, parts.iommus[spec.iommu], group)
+        parts.driver.probe_device(dev)
+    endpoint = _endpoint_of_kind(spec, dev, parts.driver)
+    endpoint.probe()
+    return endpoint
+
+
+def _endpoint_of_kind(spec: DeviceSpec, dev: Device, driver: MockDriver) -> Endpoint:
+    if spec.is_idxd:
+        queue, kernel_pasid = spec.queue or "shared", spec.kernel_pasid is not False
+        return Idxd(dev, driver, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
+    kind = Narrow if spec.kind == "narrow" else PcieEndpoint
+    return kind(dev, driver, spec.submits, spec.sloppy)

@@ -9,9 +9,10 @@ Not modelled: IOMMUs other than `mock`; time. The description is checked as a wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from pasidlab import events
 from pasidlab.assembly import assemble
@@ -47,7 +48,7 @@ from pasidlab.outcome import (
     holder_text,
 )
 from pasidlab.pasid import INT_MAX
-from pasidlab.rules import RULES, Faulted, Refusal, Signal, Verdict
+from pasidlab.rules import RULES, Faulted, Refusal, Rule, Signal, Verdict
 from pasidlab.schemes import Scheme, find_scheme
 from pasidlab.views import device_text, enqcmd_number, process_text, space_text
 
@@ -62,6 +63,8 @@ class Binding:
     live: bool = True
 
 
+E = TypeVar("E", bound=events.Event)
+PutDomain = Callable[[structs.IommuDomain, structs.Device, int, structs.AttachHandle | None], Refusal | None]
 GLOBAL_SPACE_FULL = frozenset({sva.BIND_NOSPC.id, sva.BIND_NO_PASIDS.id, iommu.ALLOC_GLOBAL_NONE.id})
 
 
@@ -105,6 +108,21 @@ class Machine:
     def _observe(self, event: events.Event) -> None:
         if isinstance(event, events.Decided):
             self._decision = event
+
+    @contextmanager
+    def _listening(self, kind: type[E]) -> Iterator[list[E]]:
+        """Collect the events of one kind while the block runs."""
+        heard: list[E] = []
+
+        def listen(event: events.Event) -> None:
+            if isinstance(event, kind):
+                heard.append(event)
+
+        self.kernel.observers.append(listen)
+        try:
+            yield heard
+        finally:
+            self.kernel.observers.remove(listen)
 
     def _settle(self, value: Verdict | Done | object | None, pasid: int | None = None, **more: Any) -> Outcome:
         """Turn what a call returned into an outcome, with the last rule that was reported on the way."""
@@ -155,54 +173,48 @@ class Machine:
 
     def bind(self, device: str, process: str, handle: str | None = None) -> Outcome:
         """Open the device: its driver binds the process as the scheme lets it; the file keeps the bond."""
-        task = self._task(process)
-        if isinstance(task, Refusal):
-            return self._settle(task)
-        endpoint = self._endpoint(device)
-        assert task.mm is not None
-        bond = endpoint.open(task.mm)
-        if not _is_bond(bond, self.scheme):
-            return self._settle_for(bond, endpoint)
-        binding = Binding(bond, endpoint)
-        binding.file = tasks.File(device, partial(self._release, binding))
-        task.files.files.append(binding.file)
-        return self._bound(binding, handle or self._unnamed(device, process))
+        return self._bind(device, process, handle, lambda endpoint, mm: endpoint.open(mm), opens=True)
 
     def bind_device(self, device: str, process: str, handle: str | None = None) -> Outcome:
         """`iommu_sva_bind_device(dev, mm)`."""
-        return self._bind_exactly(device, process, handle, sva.iommu_sva_bind_device)
+        call = sva.iommu_sva_bind_device
+        return self._bind(device, process, handle, lambda endpoint, mm: call(endpoint.dev, mm))
 
     def bind_device_pasid(self, device: str, process: str, pasid: int, handle: str | None = None) -> Outcome:
         """`iommu_sva_bind_device_pasid(dev, mm, pasid)`."""
         call = sva.iommu_sva_bind_device_pasid
-        return self._bind_exactly(device, process, handle, lambda dev, mm: call(dev, mm, pasid))
+        return self._bind(device, process, handle, lambda endpoint, mm: call(endpoint.dev, mm, pasid))
 
-    def _bind_exactly(
+    def _bind(
         self,
         device: str,
         process: str,
         handle: str | None,
-        call: Callable[[structs.Device, MmStruct], sva.IommuSva | Refusal],
+        call: Callable[[Endpoint, MmStruct], sva.IommuSva | Refusal],
+        *,
+        opens: bool = False,
     ) -> Outcome:
+        """Bind by a call; one that opens the device leaves a file with the process."""
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
         endpoint = self._endpoint(device)
         assert task.mm is not None
-        bond = call(endpoint.dev, task.mm)
+        bond = call(endpoint, task.mm)
         if not _is_bond(bond, self.scheme):
             return self._settle_for(bond, endpoint)
-        return self._bound(Binding(bond, endpoint), handle or self._unnamed(device, process))
+        binding = Binding(bond, endpoint)
+        if opens:
+            binding.file = tasks.File(device, partial(self._release, binding))
+            task.files.files.append(binding.file)
+        self.bindings[handle or self._unnamed(device, process)] = binding
+        return self._settle(None, sva.iommu_sva_get_pasid(bond))
 
     def _unnamed(self, device: str, process: str) -> str:
         """Name a bind without `as`: the plain name stands for the oldest one that lives."""
         name = f"{device}/{process}"
         taken = name in self.bindings and self.bindings[name].live
         return f"{name}#{len(self.bindings)}" if taken else name
-
-    def _bound(self, binding: Binding, handle: str) -> Outcome:
-        self.bindings[handle] = binding
-        return self._settle(None, sva.iommu_sva_get_pasid(binding.bond))
 
     def unbind(self, handle: str) -> Outcome:
         """Undo a bind by its name; one that a driver's open made is closed in every process that has the file."""
@@ -287,21 +299,32 @@ class Machine:
 
     def attach(self, device: str, pasid: int | str, *, with_handle: bool = True) -> Outcome:
         """`iommu_attach_device_pasid()` of a kernel-managed domain of its own."""
+        handle = structs.AttachHandle() if with_handle else None
+        return self._put_domain(device, pasid, iommu.iommu_attach_device_pasid, handle, iommu.ATTACH_DONE)
 
-        def call(dev: structs.Device, number: int) -> Refusal | None:
+    def replace(self, device: str, pasid: int | str) -> Outcome:
+        """`iommu_replace_device_pasid()` with a new kernel-managed domain."""
+        call = iommu.iommu_replace_device_pasid
+        return self._put_domain(device, pasid, call, structs.AttachHandle(), iommu.REPLACE_DONE)
+
+    def _put_domain(
+        self, device: str, pasid: int | str, call: PutDomain, handle: structs.AttachHandle | None, done: Rule
+    ) -> Outcome:
+        """Give a new kernel-managed domain to a call that puts it at a number; one that is refused is freed."""
+
+        def put(dev: structs.Device, number: int) -> Refusal | None:
             domain = self._paging_domain(dev)
             if isinstance(domain, Refusal):
                 return domain
-            handle = structs.AttachHandle() if with_handle else None
-            refusal = iommu.iommu_attach_device_pasid(domain, dev, number, handle)
+            refusal = call(domain, dev, number, handle)
             if refusal:
                 sva.iommu_domain_free(domain)
                 return refusal
             self._remember(dev, number, domain)
-            self.kernel.decided(iommu.ATTACH_DONE, dev=dev.name, pasid=number)
+            self.kernel.decided(done, dev=dev.name, pasid=number)
             return None
 
-        return self._with_number(device, pasid, call)
+        return self._with_number(device, pasid, put)
 
     def detach(self, device: str, pasid: int | str) -> Outcome:
         """`iommu_detach_device_pasid()` of what `attach` attached."""
@@ -314,23 +337,6 @@ class Machine:
                 return NO_HANDLE.refuse(handle=f"{number} of {dev.name}")
             iommu.iommu_detach_device_pasid(domain, dev, number)
             sva.iommu_domain_free(domain)
-            return None
-
-        return self._with_number(device, pasid, call)
-
-    def replace(self, device: str, pasid: int | str) -> Outcome:
-        """`iommu_replace_device_pasid()` with a new kernel-managed domain."""
-
-        def call(dev: structs.Device, number: int) -> Refusal | None:
-            domain = self._paging_domain(dev)
-            if isinstance(domain, Refusal):
-                return domain
-            refusal = iommu.iommu_replace_device_pasid(domain, dev, number, structs.AttachHandle())
-            if refusal:
-                sva.iommu_domain_free(domain)
-                return refusal
-            self._remember(dev, number, domain)
-            self.kernel.decided(iommu.REPLACE_DONE, dev=dev.name, pasid=number)
             return None
 
         return self._with_number(device, pasid, call)
@@ -513,19 +519,10 @@ class Machine:
         if isinstance(number, Refusal):
             return self._settle(number)
         dev = self._endpoint(device).dev
-        answers: list[events.PageResponded] = []
-
-        def listen(event: events.Event) -> None:
-            if isinstance(event, events.PageResponded):
-                answers.append(event)
-
-        self.kernel.observers.append(listen)
-        try:
+        with self._listening(events.PageResponded) as answers:
             refusal = self.driver.report(dev, fault(number))
             if dev.fault_param is not None:
                 iopf.iopf_queue_flush_dev(dev)
-        finally:
-            self.kernel.observers.remove(listen)
         wire = tuple(f"on the wire: {answer.wire}" for answer in answers if answer.wire)
         if refusal is None and answers and answers[-1].code != iopf.ResponseCode.SUCCESS:
             decision, self._decision = self._decision, None
@@ -559,18 +556,12 @@ class Machine:
 
     def invalidate_kva(self) -> Outcome:
         """`iommu_sva_invalidate_kva_range()`; the detail lists the address spaces that were reached."""
-        reached: list[str] = []
-
-        def listen(event: events.Event) -> None:
-            if isinstance(event, events.KvaInvalidated):
-                reached.append(event.mm)
-
         if not self.kernel.profile.kva_invalidation:
             self.kernel.decided(KVA_ABSENT, kernel=self.kernel.profile.name)
-        self.kernel.observers.append(listen)
-        sva.iommu_sva_invalidate_kva_range(self.kernel, 1 << 63, (1 << 64) - 1)
-        self.kernel.observers.remove(listen)
-        return self._settle(None, detail=(f"reached: {', '.join(reached) or 'none'}",))
+        with self._listening(events.KvaInvalidated) as flushed:
+            sva.iommu_sva_invalidate_kva_range(self.kernel, 1 << 63, (1 << 64) - 1)
+        reached = ", ".join(event.mm for event in flushed) or "none"
+        return self._settle(None, detail=(f"reached: {reached}",))
 
     def fail_next(self, device: str, call: str, errno: Errno) -> Outcome:
         """Let the next such call of the device's IOMMU driver fail; `memory` fails the next allocation anywhere."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pasidlab.devices.endpoint import Done
 from pasidlab.errors import Errno
-from pasidlab.rules import Rule
+from pasidlab.rules import MOST_LISTED, Rule, listing
 
 EXITED = Rule("process.exited", "the process", "it has exited", "process {process} has exited", Errno.ESRCH)
 NO_PROCESS = Rule(
@@ -139,7 +139,6 @@ class Outcome:
     detail: tuple[str, ...] = ()
 
 
-def holder_text(holders: tuple[tuple[int, str], ...], most: int = 8) -> str:
+def holder_text(holders: tuple[tuple[int, str], ...]) -> str:
     """List holders in words."""
-    text = ", ".join(f"{pasid} is held by {holder}" for pasid, holder in holders[:most])
-    return text if len(holders) <= most else f"{text}, and {len(holders) - most} more"
+    return listing((f"{pasid} is held by {holder}" for pasid, holder in holders[:MOST_LISTED]), len(holders))

@@ -8,6 +8,7 @@ succeeds for a reason worth telling reports its rule as an event.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,6 +23,17 @@ WAS_READ = "Linux 6.12.117 and 7.3.4 (read)"
 """Source of what was read in the kernels' code."""
 MODEL = "pasidlab's own"
 """Source of what the model adds around the kernel: devices, scenarios, policies."""
+
+
+MOST_LISTED = 8
+"""How many holders a sentence lists by name."""
+
+
+def listing(first: Iterable[str], total: int) -> str:
+    """Join the first of `total` items for a sentence, and count the rest; `first` has MOST_LISTED at the most."""
+    text = ", ".join(first)
+    more = total - MOST_LISTED
+    return f"{text}, and {more} more" if more > 0 else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from pasidlab.linux.sva import (
     iommu_sva_unbind_device,
 )
 from pasidlab.pasid import PasidSpace
-from pasidlab.rules import Faulted, Refusal, Rule, Verdict
+from pasidlab.rules import MOST_LISTED, Faulted, Refusal, Rule, Verdict, listing
 from pasidlab.schemes import Scheme
 
 
@@ -225,10 +225,8 @@ class Endpoint:
         return options.local_first if options.guard == "range" and has_portal(self.dev) else 1
 
     def _held(self) -> str:
-        first = list(islice(self.number_of.items(), 8))
-        text = ", ".join(f"{pasid} by {mm.holder}" for mm, pasid in first)
-        more = len(self.number_of) - len(first)
-        return f"{text}, and {more} more" if more else text
+        first = islice(self.number_of.items(), MOST_LISTED)
+        return listing((f"{pasid} by {mm.holder}" for mm, pasid in first), len(self.number_of))
 
     def release(self, handle: IommuSva) -> None:
         """Stop the device's work under the bond and unbind; the last close gives the driver's number back."""

@@ -28,7 +28,7 @@ from pasidlab.linux.structs import (
     Slot,
 )
 from pasidlab.pasid import INT_MAX
-from pasidlab.rules import WAS_READ, WAS_RUN, Refusal, Rule
+from pasidlab.rules import MOST_LISTED, WAS_READ, WAS_RUN, Refusal, Rule, listing
 
 if TYPE_CHECKING:
     from pasidlab.linux.kernel import Kernel
@@ -510,12 +510,10 @@ def slot_domain(entry: Slot) -> IommuDomain | None:
     return entry if isinstance(entry, IommuDomain) else None
 
 
-def slots_text(group: IommuGroup, most: int = 8) -> str:
+def slots_text(group: IommuGroup) -> str:
     """Say in words what holds the slots of a group, the lowest numbers first."""
-    first = heapq.nsmallest(most, group.pasid_array)
-    text = ", ".join(f"{pasid} to {slot_text(group, pasid)}" for pasid in first)
-    more = len(group.pasid_array) - len(first)
-    return f"{text}, and {more} more" if more else text or "none"
+    first = heapq.nsmallest(MOST_LISTED, group.pasid_array)
+    return listing((f"{pasid} to {slot_text(group, pasid)}" for pasid in first), len(group.pasid_array)) or "none"
 
 
 def slot_text(group: IommuGroup, pasid: int) -> str:

@@ -192,6 +192,11 @@ class Device:
     reset_depth: int = 0
     blocked: bool = False
 
+    @property
+    def members(self) -> list[Device]:
+        """The devices of its group, which share its numbers; itself alone when it has none."""
+        return [self] if self.iommu_group is None else self.iommu_group.devices
+
     def __repr__(self) -> str:
         return f"<Device {self.name}>"
 

@@ -436,8 +436,7 @@ def _forget_bond(handle: IommuSva) -> None:
 
 def has_portal(dev: Device) -> bool:
     """Whether a device that shares the numbers of `dev`, being of its group, has an ENQCMD-sensitive portal."""
-    members = [dev] if dev.iommu_group is None else dev.iommu_group.devices
-    return any(member.enqcmd_bar for member in members)
+    return any(member.enqcmd_bar for member in dev.members)
 
 
 def bond_of(group: IommuGroup, mm: MmStruct) -> IommuSva | None:

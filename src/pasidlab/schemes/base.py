@@ -177,8 +177,7 @@ class Scheme(ABC):
         """Whether a process may map the device's portal, by option `guard`; idxd does today what `mmap` asks for."""
         if self.options.guard == "mmap" and self.normal_bond(dev, mm) is None:
             return PORTAL_NO_BOND.refuse(dev=dev.name, mm=mm.name)
-        members = [dev] if dev.iommu_group is None else dev.iommu_group.devices
-        if self.options.guard == "declared" and any(self.has_own_space(member) for member in members):
+        if self.options.guard == "declared" and any(self.has_own_space(member) for member in dev.members):
             return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
         return None
 

@@ -30,7 +30,7 @@ from pasidlab.schemes.local import is_local
 
 if TYPE_CHECKING:
     from pasidlab.linux.mm import MmStruct
-    from pasidlab.linux.structs import Device, IommuGroup
+    from pasidlab.linux.structs import Device
 
 _BIND = "iommu_sva_bind_device_pasid (hybrid)"
 LOCAL_TOO_WIDE = Rule(
@@ -47,10 +47,11 @@ LOCAL_TOO_WIDE = Rule(
 class HybridMmData(IommuMmData):
     """`pasid` is the global number, INVALID until a normal bind succeeds; `local` are the [group, pasid] pairs.
 
-    `normal` are the bonds that `iommu_sva_bind_device()` asked for; a bond can be both.
+    A pair is the bond that has them: `local` those that the driver numbered, `normal` those that
+    `iommu_sva_bind_device()` asked for; a bond can be both.
     """
 
-    local: dict[tuple[IommuGroup, int], IommuSva] = field(default_factory=dict)
+    local: set[IommuSva] = field(default_factory=set)
     normal: set[IommuSva] = field(default_factory=set)
 
     @property
@@ -94,8 +95,7 @@ class Hybrid(Scheme):
             return data
         handle = iommu_sva_bind_pasid(dev, data, pasid)
         if isinstance(handle, IommuSva):
-            assert dev.iommu_group is not None
-            data.local[dev.iommu_group, pasid] = handle
+            data.local.add(handle)
             mm.iommu_mm = data
         return handle
 
@@ -105,11 +105,10 @@ class Hybrid(Scheme):
 
     def unbind_device(self, handle: IommuSva) -> None:
         """Give back one use; a pair ends with its bond, the global number stays with the mm."""
-        data, group = handle.data, handle.dev.iommu_group
+        data = handle.data
         assert isinstance(data, HybridMmData)
-        assert group is not None
         if iommu_sva_release_bond(handle):
-            data.local.pop((group, handle.pasid), None)
+            data.local.discard(handle)
             data.normal.discard(handle)
 
     def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:

@@ -1,0 +1,1 @@
+"""Page tables as hardware reads them: one contract, thin formats, one walker."""

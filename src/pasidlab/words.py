@@ -163,7 +163,8 @@ class Word(int):
     def __init_subclass__(cls, size: int, **more: Any) -> None:
         super().__init_subclass__(**more)
         cls.SIZE = size
-        cls.FIELDS = dict(cls.FIELDS)
+        inherited = (getattr(base, "FIELDS", {}) for base in reversed(cls.__bases__))
+        cls.FIELDS = {name: field for fields in inherited for name, field in fields.items()}
         for name, value in list(vars(cls).items()):
             if isinstance(value, Field):
                 value.name = name

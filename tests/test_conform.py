@@ -29,7 +29,9 @@ RECORDS = {
 
 
 def test_every_record_that_ships_is_listed_here() -> None:
-    assert {path.name for path in DATA.glob("*.jsonl")} == set(RECORDS)
+    shipped = {path.name for path in DATA.glob("*.jsonl")}
+    # The others are listed in test_conform_words.py.
+    assert {name for name in shipped if not name.startswith("smmu_words")} == set(RECORDS)
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -149,12 +149,13 @@ NEIGHBOURS = [
             "replace_device_pasid",
             "domain_alloc_fallback",
             "skip_members_without_pasids",  # 6.12.y has the fix of 6.16 by back-port
+            "smmu_used_mev_s2fwb",
         },
     ),
     (V6_15, V6_16, {"enable_feature", "iopf_at_attach", "skip_members_without_pasids"}),
     (V6_16, V6_19, {"kva_invalidation"}),
-    (V6_19, V7_0, {"reset_fence"}),
-    (V7_0, V7_3, {"reset_fence"}),
+    (V6_19, V7_0, {"reset_fence", "smmu_ste_update_safe"}),
+    (V7_0, V7_3, {"reset_fence", "smmu_sva_cd_httu"}),
 ]
 
 

@@ -23,7 +23,7 @@ from pasidlab.linux import iommu, iopf, reset, structs, sva, task, traps
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, mmput, process_memory
 from pasidlab.linux.profiles import V6_12, V7_3, Profile
-from pasidlab.records import Sequence, read_sequences
+from pasidlab.records import Lines, Sequence, read_sequences
 from pasidlab.rules import Refusal
 from pasidlab.schemes import Mainline, Scheme
 from pasidlab.schemes.v2 import V2, V2MmData
@@ -66,11 +66,21 @@ class Summary:
     steps: int = 0
     differences: list[Difference] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.sequences} sequences, {self.steps} steps, {len(self.differences)} differ"
 
-def conform_file(path: Path, progress: Callable[[int], None] = lambda sequences: None) -> Summary:
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts for JSON."""
+        counts = {"sequences": self.sequences, "steps": self.steps, "differ": len(self.differences)}
+        return {"path": self.path, "summary": True, **counts}
+
+
+def conform_file(
+    path: Path, progress: Callable[[int], None] = lambda sequences: None, lines: Lines | None = None
+) -> Summary:
     """Replay every sequence of a .jsonl or .jsonl.gz file; InputError names file and line of what cannot be read."""
     summary = Summary(str(path))
-    for number, sequence in read_sequences(path):
+    for number, sequence in read_sequences(path, lines):
         summary.sequences += 1
         summary.steps += len(sequence.steps)
         summary.differences += replay(sequence, number, f"{path}:{number}")

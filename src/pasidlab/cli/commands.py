@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pasidlab.errors import InputError
+
+if TYPE_CHECKING:
+    from pasidlab.conform import Summary
+    from pasidlab.conform_words import WordSummary
+    from pasidlab.linux.profiles import Profile
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
 Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
@@ -67,33 +74,53 @@ def run(
     raise typer.Exit(0 if met else 1)
 
 
-def conform(files: Files, as_json: Json = False) -> None:
-    """Replay recorded kernel sequences on the model: replies and driver callbacks, step by step.
+def conform(
+    files: Files,
+    kernel: Annotated[
+        str | None, typer.Option(help="Kernel profile of SMMU entries, e.g. v7.3; else as the file's name says.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay records of real kernels on the model: call by call, or a change of an SMMU's entry sync by sync.
 
     Exit status 0 when nothing differs, 1 when something does, 2 for a file that is no record.
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    from pasidlab.conform import conform_file
+    from pasidlab.linux.profiles import profile
 
+    chosen = profile(kernel) if kernel is not None else None
     differ = 0
     for path in files:
-        columns = SpinnerColumn(), TextColumn("{task.description} {task.completed} sequences")
+        columns = SpinnerColumn(), TextColumn("{task.description} {task.completed} records")
         with Progress(*columns, console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(str(path), total=None)
-            summary = conform_file(path, lambda done: bar.update(task, completed=done))  # noqa: B023
+            summary = _conform_file(path, chosen, lambda done: bar.update(task, completed=done))  # noqa: B023
         differ += len(summary.differences)
-        if as_json:
-            for difference in summary.differences:
-                _print_json({"path": summary.path, **_fields(difference)})
-            counts = {"sequences": summary.sequences, "steps": summary.steps, "differ": len(summary.differences)}
-            _print_json({"path": summary.path, "summary": True, **counts})
-            continue
         for difference in summary.differences:
-            print(difference)
-        counts_text = f"{summary.sequences} sequences, {summary.steps} steps, {len(summary.differences)} differ"
-        print(f"{path}: {counts_text}")
+            if as_json:
+                _print_json({"path": summary.path, **_fields(difference)})
+            else:
+                print(difference)
+        if as_json:
+            _print_json(summary.as_dict())
+        else:
+            print(summary)
     raise typer.Exit(1 if differ else 0)
+
+
+def _conform_file(path: Path, kernel: Profile | None, progress: Callable[[int], None]) -> Summary | WordSummary:
+    """Replay one file; its first record tells which kind it holds."""
+    from pasidlab.conform import conform_file
+    from pasidlab.conform_words import conform_words_file
+    from pasidlab.records import is_update, read_lines
+
+    lines = read_lines(path)
+    first = list(islice(lines, 1))
+    opened = chain(first, lines)
+    if first and is_update(first[0][1]):
+        return conform_words_file(path, kernel, progress, opened)
+    return conform_file(path, progress, opened)
 
 
 def schemes(as_json: Json = False) -> None:

@@ -114,6 +114,22 @@ class Profile:
         "6.12.117 and 7.3.4 (read)",
     )
 
+    smmu_used_mev_s2fwb: bool = _switch(
+        True,
+        "arm_smmu_get_ste_used() counts MEV, and at stage 2 S2FWB, among the bits that the hardware uses",
+        "S2FWB about 6.13, MEV about 6.15; run on 6.12.117 (neither) and 7.3.4 (both)",
+    )
+    smmu_ste_update_safe: bool = _switch(
+        True,
+        "arm_smmu_get_ste_update_safe(): a hitless change of an STE may change MEV and EATS on the way",
+        "about 7.0; run on 7.3.4, absent in 6.12.117 (read)",
+    )
+    smmu_sva_cd_httu: bool = _switch(
+        True,
+        "arm_smmu_make_sva_cd() sets HA, HD and HAFT as the SMMU offers them",
+        "after 7.0 (read); HA and HD run on 7.3.4, HAFT 7.3.4 (read); absent in 6.12.117 (read)",
+    )
+
     def with_switches(self, switches: dict[str, Any]) -> Profile:
         """Return this profile with some switches changed; InputError names an unknown one and what is allowed."""
         known = {f.name: f for f in switch_fields()}
@@ -133,8 +149,8 @@ def switch_fields() -> list[Any]:
 
 
 V7_3 = Profile(name="v7.3")
-V7_0 = replace(V7_3, name="v7.0", reset_fence="flat")
-V6_19 = replace(V7_0, name="v6.19", reset_fence="none")
+V7_0 = replace(V7_3, name="v7.0", reset_fence="flat", smmu_sva_cd_httu=False)
+V6_19 = replace(V7_0, name="v6.19", reset_fence="none", smmu_ste_update_safe=False)
 V6_16 = replace(V6_19, name="v6.16", kva_invalidation=False)
 V6_15 = replace(V6_16, name="v6.15", enable_feature=True, iopf_at_attach=False, skip_members_without_pasids=False)
 V6_12 = replace(
@@ -147,6 +163,7 @@ V6_12 = replace(
     late_publication=False,
     replace_device_pasid=False,
     domain_alloc_fallback=True,
+    smmu_used_mev_s2fwb=False,
 )
 V6_12_0 = replace(V6_12, name="v6.12.0", x86_sva_refused=False, skip_members_without_pasids=False)
 

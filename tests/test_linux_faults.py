@@ -70,7 +70,7 @@ class FaultRig(Rig):
 
     def has_page(self, task, address):
         """Whether the page was brought in."""
-        return task.mm.vma_lookup(address).is_present(address)
+        return task.mm.has_page(address)
 
 
 def answer(code, *, pasid=1, grpid=3, dev="dev"):

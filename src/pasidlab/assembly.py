@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, operating_system
 from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint
 from pasidlab.devices.endpoint import PORTALS
+from pasidlab.drivers.hardware import Hardware, IommuDriver
 from pasidlab.drivers.mock import MockDriver
 from pasidlab.linux.iommu import iommu_probe_device
 from pasidlab.linux.kernel import Arch, Kernel
@@ -18,14 +19,24 @@ from pasidlab.schemes import Scheme
 
 @dataclass(slots=True, eq=False, repr=False)
 class Assembly:
-    """The parts of a machine, by the names of the description."""
+    """The parts of a machine, by the names of the description.
+
+    Attributes:
+        mock: the driver of the mock IOMMUs, and of a device behind none, which reaches nothing.
+        drivers: the driver of each IOMMU.
+    """
 
     kernel: Kernel
     os: X86Os | Arm64Os
-    driver: MockDriver
+    mock: MockDriver
+    drivers: dict[IommuDevice, IommuDriver] = field(default_factory=dict)
     iommus: dict[str, IommuDevice] = field(default_factory=dict)
     groups: dict[str, IommuGroup] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    def driver_of(self, dev: Device) -> IommuDriver:
+        """Return the driver of the IOMMU in front of a device."""
+        return self.mock if dev.iommu is None else self.drivers[dev.iommu]
 
 
 def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
@@ -35,12 +46,14 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     """
     os = operating_system(spec)
     switched = profile(spec.kernel).with_switches(dict(spec.switches))
-    kernel = Kernel(scheme, switched, Arch.X86 if isinstance(os, X86Os) else Arch.ARM64)
+    arch = Arch.X86 if isinstance(os, X86Os) else Arch.ARM64
+    kernel = Kernel(scheme, switched, arch, page_shift=spec.cpu.page_size.bit_length() - 1)
     kernel.enqcmd_like = os.enqcmd_like
     kernel.force_tagged_sva = spec.cpu.force_tagged_sva
     parts = Assembly(kernel, os, MockDriver(kernel))
     for iommu in spec.iommu:
-        parts.iommus[iommu.name] = _make_iommu(parts.driver, iommu)
+        made = parts.iommus[iommu.name] = _make_iommu(parts.mock, iommu)
+        parts.drivers[made] = parts.mock
     for device in spec.device:
         parts.endpoints[device.name] = _make_endpoint(parts, device)
     return parts
@@ -67,15 +80,15 @@ def _make_endpoint(parts: Assembly, spec: DeviceSpec) -> Endpoint:
     if spec.iommu is not None:
         group = parts.groups.setdefault(spec.group or f"{spec.name} alone", IommuGroup(spec.group or spec.name))
         iommu_probe_device(dev, parts.iommus[spec.iommu], group)
-        parts.driver.probe_device(dev)
-    endpoint = _endpoint_of_kind(spec, dev, parts.driver)
+        parts.driver_of(dev).probe_device(dev)
+    endpoint = _endpoint_of_kind(spec, dev, parts.driver_of(dev))
     endpoint.probe()
     return endpoint
 
 
-def _endpoint_of_kind(spec: DeviceSpec, dev: Device, driver: MockDriver) -> Endpoint:
+def _endpoint_of_kind(spec: DeviceSpec, dev: Device, hardware: Hardware) -> Endpoint:
     if spec.is_idxd:
         queue, kernel_pasid = spec.queue or "shared", spec.kernel_pasid is not False
-        return Idxd(dev, driver, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
+        return Idxd(dev, hardware, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
     kind = Narrow if spec.kind == "narrow" else PcieEndpoint
-    return kind(dev, driver, spec.submits, spec.sloppy)
+    return kind(dev, hardware, spec.submits, spec.sloppy)

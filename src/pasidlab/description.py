@@ -13,6 +13,7 @@ from pasidlab.devices import SubmitBy
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import InputError
 from pasidlab.hw.cpu import Arm64Cpu, X86Cpu
+from pasidlab.linux.mm import PAGE_SIZE
 from pasidlab.linux.profiles import DEFAULT_PROFILE
 from pasidlab.linux.task import INIT_PIDNS
 from pasidlab.linux.traps import Arm64Os, X86Os
@@ -33,6 +34,7 @@ class CpuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         ls64: ID_AA64ISAR1_EL1.LS64, 1 to 3 adding ST64BV and ST64BV0.
         accdata: `switched` is a future arm64 kernel that loads ACCDATA_EL1 per task; today's is `off`.
         st64bv: `trapped`, as Linux does; `enabled`, user space executes it; `emulated`, the kernel executes it for EL0.
+        page_size: bytes of a page of the kernel; only an arm64 one has another than 4096.
         force_tagged_sva: processes asked for ARCH_FORCE_TAGGED_SVA, so that LAM does not exclude SVA.
     """
 
@@ -42,6 +44,7 @@ class CpuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ls64: Annotated[int, Meta(ge=0, le=3)] = 1
     accdata: Literal["off", "switched"] = "off"
     st64bv: Literal["trapped", "enabled", "emulated"] = "trapped"
+    page_size: Literal[4096, 16384, 65536] = 4096
     force_tagged_sva: bool = False
 
 
@@ -133,12 +136,14 @@ def operating_system(spec: MachineSpec) -> X86Os | Arm64Os:
 
 
 def check(spec: MachineSpec) -> None:
-    """Raise InputError for a name that is used twice, or that names nothing."""
+    """Raise InputError for a name that is used twice, that names nothing, and for what no machine has."""
     for key in ("iommu", "device", "process"):
         _check_unique(key, [item.name for item in getattr(spec, key)])
     for index, process in enumerate(spec.process):
         if process.name in RESERVED_NAMES:
             raise InputError(f"process[{index}].name = {process.name!r}: stands for something else in expectations")
+    if spec.cpu.page_size != PAGE_SIZE and isinstance(operating_system(spec), X86Os):
+        raise InputError(f"cpu.page_size = {spec.cpu.page_size}: pages of an x86 kernel have {PAGE_SIZE} bytes")
     iommus = [item.name for item in spec.iommu]
     before: list[str] = []
     for index, device in enumerate(spec.device):

@@ -3,7 +3,7 @@
 `Machine` is the one mutable root. Each verb does what its namesake in a scenario does and returns an `Outcome`: the
 result in one word, the number, and the rule with a sentence. The exact kernel calls underneath are in `linux/`.
 
-Not modelled: IOMMUs other than `mock`; time. The description is checked as a whole before anything is built.
+Not modelled: IOMMUs other than `mock`; mmap; time. The description is checked as a whole before anything is built.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pasidlab.assembly import assemble
 from pasidlab.description import MachineSpec, ProcessSpec, check
 from pasidlab.devices import Endpoint, Idxd, Work
 from pasidlab.devices.endpoint import Done
+from pasidlab.drivers.hardware import IommuDriver
 from pasidlab.errors import Errno, InputError, ModelError
 from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
 from pasidlab.linux import iommu, iopf, ownership, prctl, reset, structs, sva, traps
 from pasidlab.linux import task as tasks
-from pasidlab.linux.mm import MmStruct, process_memory
+from pasidlab.linux.mm import MmStruct, mprotect, munmap, process_memory
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.task import Task
 from pasidlab.outcome import (
@@ -39,11 +40,13 @@ from pasidlab.outcome import (
     KERNEL_NO_ENQCMDS,
     KERNEL_NO_NUMBER,
     KVA_ABSENT,
+    LOADED,
     NO_HANDLE,
     NO_NUMBER,
     NO_PROCESS,
     PORTAL_UNMAPPED,
     SHOWN,
+    STORED,
     Outcome,
     holder_text,
 )
@@ -80,7 +83,7 @@ class Machine:
         self.scheme = scheme
         self.os = parts.os
         self.kernel = parts.kernel
-        self.driver = parts.driver
+        self.parts = parts
         self.iommus = parts.iommus
         self.endpoints = parts.endpoints
         self.processes: dict[str, Task] = {}
@@ -96,12 +99,16 @@ class Machine:
 
     def _start(self, spec: ProcessSpec) -> None:
         mm = MmStruct(self.kernel, spec.name, spec.user)
-        mm.vmas = process_memory(_fill(spec.name))
+        mm.vmas = process_memory(_fill(spec.name), self.kernel.page_size)
         self.processes[spec.name] = Task(self.kernel, spec.name, mm, self._new_pid(spec.pidns), spec.pidns)
 
     def _new_pid(self, pidns: str) -> int:
         self.pids[pidns] = self.pids.get(pidns, 0) + 1
         return self.pids[pidns]
+
+    def driver_of(self, dev: structs.Device) -> IommuDriver:
+        """Return the driver of the IOMMU in front of a device."""
+        return self.parts.driver_of(dev)
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 
@@ -378,7 +385,7 @@ class Machine:
 
     # --- processes ---------------------------------------------------------------------------------------------
 
-    def _with_task(self, process: str, call: Callable[[Task], Refusal | None]) -> Outcome:
+    def _with_task(self, process: str, call: Callable[[Task], Verdict | Done | None]) -> Outcome:
         task = self._task(process)
         return self._settle(task if isinstance(task, Refusal) else call(task))
 
@@ -407,7 +414,7 @@ class Machine:
             name = f"{process} after exec" if times == 1 else f"{process} after exec {times}"
             tasks.exec_(task, name)
             assert task.mm is not None
-            task.mm.vmas = process_memory(_fill(name))
+            task.mm.vmas = process_memory(_fill(name), self.kernel.page_size)
 
         return self._with_task(process, call)
 
@@ -418,6 +425,52 @@ class Machine:
     def enable_lam(self, process: str) -> Outcome:
         """`arch_prctl(ARCH_ENABLE_TAGGED_ADDR)`."""
         return self._with_task(process, prctl.prctl_enable_tagged_addr)
+
+    # --- memory ------------------------------------------------------------------------------------------------
+
+    def load(self, process: str, address: int, size: int) -> Outcome:
+        """Let a process read its memory."""
+
+        def call(task: Task) -> Done | Verdict:
+            assert task.mm is not None
+            data = task.mm.read(address, size)
+            if isinstance(data, Verdict):
+                return data
+            self.kernel.decided(LOADED, mm=task.mm.name, address=address)
+            return Done(task.mm.name, None, data)
+
+        return self._with_task(process, call)
+
+    def store(self, process: str, address: int, data: bytes) -> Outcome:
+        """Let a process write its memory."""
+
+        def call(task: Task) -> Done | Verdict:
+            assert task.mm is not None
+            signalled = task.mm.write(address, data)
+            if signalled:
+                return signalled
+            self.kernel.decided(STORED, mm=task.mm.name, address=address)
+            return Done(task.mm.name, None, data)
+
+        return self._with_task(process, call)
+
+    def munmap(self, process: str, address: int, size: int | None = None) -> Outcome:
+        """`munmap()`; without `size` up to the end of the area."""
+
+        def call(task: Task) -> Refusal | None:
+            assert task.mm is not None
+            return munmap(task.mm, address, _rest(task.mm, address) if size is None else size)
+
+        return self._with_task(process, call)
+
+    def mprotect(self, process: str, address: int, rights: int, size: int | None = None) -> Outcome:
+        """`mprotect()` to rights of READ, WRITE and EXEC; without `size` up to the end of the area."""
+
+        def call(task: Task) -> Refusal | None:
+            assert task.mm is not None
+            return mprotect(task.mm, address, _rest(task.mm, address) if size is None else size, rights)
+
+        return self._with_task(process, call)
 
     # --- work --------------------------------------------------------------------------------------------------
 
@@ -520,7 +573,7 @@ class Machine:
             return self._settle(number)
         dev = self._endpoint(device).dev
         with self._listening(events.PageResponded) as answers:
-            refusal = self.driver.report(dev, fault(number))
+            refusal = self.driver_of(dev).report(dev, fault(number))
             if dev.fault_param is not None:
                 iopf.iopf_queue_flush_dev(dev)
         wire = tuple(f"on the wire: {answer.wire}" for answer in answers if answer.wire)
@@ -567,9 +620,9 @@ class Machine:
         """Let the next such call of the device's IOMMU driver fail; `memory` fails the next allocation anywhere."""
         dev = self._endpoint(device).dev
         if call == "set_dev_pasid":
-            self.driver.fail_set[dev] = errno
+            self.driver_of(dev).fail_set[dev] = errno
         elif call == "domain_alloc_sva":
-            self.driver.fail_alloc[dev] = errno
+            self.driver_of(dev).fail_alloc[dev] = errno
         else:
             self.kernel.fail_allocation = 1
         self.kernel.decided(FAILURE_ARMED, call=call, errno=errno.name, dev=device)
@@ -601,6 +654,12 @@ def _is_bond(answer: sva.IommuSva | Refusal, scheme: Scheme) -> TypeGuard[sva.Io
     if isinstance(answer, Refusal):
         return False
     raise ModelError(f"a bind of scheme {scheme.name} returned {answer!r}, not an IommuSva or a Refusal")
+
+
+def _rest(mm: MmStruct, address: int) -> int:
+    """Return how many bytes there are to the end of an area; where none is, those of a page."""
+    vma = mm.vma_lookup(address)
+    return mm.kernel.page_size if vma is None else vma.end - address
 
 
 def _fill(name: str) -> bytes:

@@ -114,6 +114,8 @@ FAILURE_ARMED = Rule(
     "the next such call fails",
     "the next {call} for {dev} fails with {errno}",
 )
+LOADED = Rule("load.done", "the process", "its page table lets it", "{mm} read its memory at {address:#x}")
+STORED = Rule("store.done", "the process", "its page table lets it", "{mm} wrote its memory at {address:#x}")
 SHOWN = Rule("show", "the scenario", "nothing changes", "as it stands")
 
 
@@ -126,7 +128,7 @@ class Outcome:
         pasid: the number of the bond, allocation or work; None when there is none.
         rule, why: the rule that settled it, and its sentence.
         holders: for ENOSPC, who holds each number that would have served.
-        work: what a device did to memory.
+        work: what a device, or the process itself, did to memory.
         detail: for `show`, lines of text.
     """
 

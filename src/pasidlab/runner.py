@@ -178,7 +178,7 @@ class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
 def _check_scheme_names(scenario: Scenario, running: set[str]) -> None:
     known = running | set(SCHEMES)
     for index, step in enumerate(scenario.step):
-        for key in ("expect", "expect_pasid", "expect_work", "expect_detail"):
+        for key in ("expect", "expect_pasid", "expect_work", "expect_data", "expect_detail"):
             table = getattr(step, key)
             unknown = sorted(set(table) - known) if isinstance(table, dict) else []
             if unknown:
@@ -197,6 +197,10 @@ def _unmet(step: Step, outcome: Outcome, scheme: str) -> Iterable[str]:
     touched = NOBODY if outcome.work is None else outcome.work.owner
     if owner is not None and owner != touched:
         yield f"expected work in the memory of {owner}, not {touched}"
+    data = _for_scheme(step.expect_data, scheme)
+    moved = "" if outcome.work is None else _text(outcome.work.data)
+    if data is not None and data != moved:
+        yield f"expected the data {data!r}, not {moved!r}"
     detail = _for_scheme(step.expect_detail, scheme)
     if detail is not None and not any(detail in line for line in outcome.detail):
         yield f"expected the detail to have {detail!r}"

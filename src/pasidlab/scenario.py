@@ -40,6 +40,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
         expect: the result that must come; by scheme, a scheme that is not named may have any.
         expect_pasid: the number that must come.
         expect_work: whose memory must have been touched: a process, "kernel", or "nobody".
+        expect_data: the bytes, as text, that must have been read or written there.
         expect_detail: a text that the detail must contain (of `show` and `invalidate_kva`).
         note: text for the reader.
     """
@@ -47,6 +48,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
     expect: str | dict[str, str] | None = None
     expect_pasid: int | dict[str, int] | None = None
     expect_work: str | dict[str, str] | None = None
+    expect_data: str | dict[str, str] | None = None
     expect_detail: str | dict[str, str] | None = None
     note: str = ""
 
@@ -273,6 +275,51 @@ class MmapPortal(OnDevice, frozen=True, tag="mmap_portal"):
         return machine.mmap_portal(self.process, self.device)
 
 
+class Load(OnProcess, frozen=True, tag="load"):
+    """A process reads its memory."""
+
+    address: Address = 0x1000_0000
+    size: Annotated[int, Meta(ge=1, le=65536)] = 16
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Read."""
+        return machine.load(self.process, self.address, self.size)
+
+
+class Store(OnProcess, frozen=True, tag="store"):
+    """A process writes its memory."""
+
+    address: Address = 0x1000_0000
+    data: Annotated[str, Meta(max_length=65536)] = "stored"
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Write."""
+        return machine.store(self.process, self.address, self.data.encode())
+
+
+class Munmap(OnProcess, frozen=True, kw_only=True, tag="munmap"):
+    """A process gives memory back; without `size` up to the end of the area."""
+
+    address: Address
+    size: Annotated[int, Meta(ge=0)] | None = None
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Unmap."""
+        return machine.munmap(self.process, self.address, self.size)
+
+
+class Mprotect(OnProcess, frozen=True, kw_only=True, tag="mprotect"):
+    """A process changes the rights of its memory, `rights` being of the letters r, w and x."""
+
+    address: Address
+    rights: Annotated[str, Meta(pattern="^[rwx]*$")]
+    size: Annotated[int, Meta(ge=0)] | None = None
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Change them."""
+        return machine.mprotect(self.process, self.address, _perm(self.rights), self.size)
+
+
 class Job(Step, frozen=True, kw_only=True):
     """A step that lets a device work; by default it writes at the start of the read-write area."""
 
@@ -352,6 +399,10 @@ class Handoff(Job, frozen=True, tag="handoff"):
 PERMS = {"r": PERM_READ, "w": PERM_WRITE, "x": PERM_EXEC, "p": PERM_PRIV}
 
 
+def _perm(letters: str) -> int:
+    return sum(PERMS[letter] for letter in set(letters))
+
+
 class PageRequest(Step, frozen=True, tag="page_request"):
     """A device asks for a page; `perm` of the letters r, w, x and p (privileged); without `pasid` for its RID."""
 
@@ -365,7 +416,7 @@ class PageRequest(Step, frozen=True, tag="page_request"):
 
     def perform(self, machine: Machine) -> Outcome:
         """Ask."""
-        perm = sum(PERMS[letter] for letter in set(self.perm))
+        perm = _perm(self.perm)
         return machine.page_request(
             self.device, self.pasid, lambda pasid: Fault(pasid, self.address, perm, self.last, self.group)
         )
@@ -462,6 +513,10 @@ AnyStep = (
     | Exec
     | Exit
     | EnableLam
+    | Load
+    | Store
+    | Munmap
+    | Mprotect
     | MmapPortal
     | Submit
     | KernelSubmit

@@ -12,18 +12,18 @@ Not modelled: queues' depth and order (work is done at once), interrupts, comple
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
-from typing import Protocol
 
 from pasidlab import events
+from pasidlab.drivers.hardware import Hardware, Moved
 from pasidlab.errors import Errno
 from pasidlab.hw.cpu import Store
-from pasidlab.linux import iopf
 from pasidlab.linux.iommu import iommu_dev_enable_feature_sva, pasid_range
-from pasidlab.linux.mm import PAGE_SIZE, READ, WRITE, MmStruct, Vma
-from pasidlab.linux.structs import Device, IommuDomain
+from pasidlab.linux.mm import MmStruct
+from pasidlab.linux.structs import Device
 from pasidlab.linux.sva import (
     IommuSva,
     bond_of,
@@ -69,21 +69,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job that was done: in whose memory, under which number, and the bytes read or written."""
+    """A job that was done: in whose memory, under which number (a CPU's has none), and the bytes read or written."""
 
     owner: str
     pasid: int | None
     data: bytes
-
-
-class Hardware(Protocol):
-    """What an endpoint needs of the IOMMU in front of it."""
-
-    def translate(self, dev: Device, pasid: int) -> IommuDomain | Faulted:
-        """Return whose memory (device, PASID) reaches."""
-
-    def report(self, dev: Device, fault: iopf.Fault) -> Refusal | None:
-        """Take a page request of a device."""
 
 
 DRIVER_FULL = Rule(
@@ -147,12 +137,6 @@ REGISTER_USED = Rule(
     "the device's queue register",
     "the driver programmed the number of the process's bond",
     "{dev} works under PASID {pasid}, which its driver programmed",
-)
-PAGE_REFUSED = Rule(
-    "dma.page-request-refused",
-    "the IOMMU, after a page request",
-    "the response was not SUCCESS, or the page is still not there",
-    "{dev} asked for {address:#x} of {mm} under PASID {pasid} to {access}, and was refused",
 )
 
 
@@ -288,53 +272,30 @@ class Endpoint:
         return outcome
 
     def access(self, pasid: int, work: Work) -> Done | Faulted:
-        """Read or write memory under a PASID, page by page, asking for pages that are not there."""
-        domain = self.hardware.translate(self.dev, pasid)
-        if isinstance(domain, Faulted):
-            return domain
-        if domain.mm is None:
-            return self._done("kernel", pasid, work, work.data)
-        size = len(work.data) if work.access is Access.WRITE else work.size
-        moved = bytearray()
-        while len(moved) < size:
-            address = work.address + len(moved)
-            room = PAGE_SIZE - address % PAGE_SIZE
-            chunk = work.data[len(moved) : len(moved) + room] if work.access is Access.WRITE else None
-            part = self._access_page(domain.mm, pasid, address, chunk, min(room, size - len(moved)))
+        """Read or write memory under a PASID, page by page; the first fault ends it."""
+        moved: list[Moved] = []
+        for address, data, size in self._pages(work):
+            part = self.hardware.access(self.dev, pasid, address, data, size)
             if isinstance(part, Faulted):
                 return part
-            moved += part
-        return self._done(domain.mm.name, pasid, work, bytes(moved))
+            moved.append(part)
+        owner = " and ".join(dict.fromkeys(part.owner for part in moved))
+        return self._done(owner, pasid, work, b"".join(part.data for part in moved))
 
-    def _access_page(self, mm: MmStruct, pasid: int, address: int, data: bytes | None, size: int) -> bytes | Faulted:
-        perm = READ if data is None else WRITE
-        vma = _usable_area(mm, address, perm)
-        if vma is None:
-            self._request_page(pasid, address, perm)
-            vma = _usable_area(mm, address, perm)
-        if vma is None:
-            access = "read" if data is None else "write"
-            return PAGE_REFUSED.fault(dev=self.dev.name, address=address, mm=mm.name, pasid=pasid, access=access)
-        page, offset = vma.populate(address), address % PAGE_SIZE
-        if data is not None:
-            page[offset : offset + len(data)] = data
-            return data
-        return bytes(page[offset : offset + size])
-
-    def _request_page(self, pasid: int, address: int, perm: int) -> None:
-        page = address - address % PAGE_SIZE
-        self.hardware.report(self.dev, iopf.Fault(pasid, page, perm, last=True, grpid=0))
-        if self.dev.fault_param is not None:
-            iopf.iopf_queue_flush_dev(self.dev)
+    def _pages(self, work: Work) -> Iterator[tuple[int, bytes | None, int]]:
+        """Yield address, bytes to write and size of each part that lies in one page; of no bytes, one empty part."""
+        page_size = self.dev.kernel.page_size
+        writes = work.access is Access.WRITE
+        size, done = len(work.data) if writes else work.size, 0
+        while done < size or not done:
+            address = work.address + done
+            part = min(page_size - address % page_size, size - done)
+            yield address, work.data[done : done + part] if writes else None, part
+            if not size:
+                return
+            done += part
 
     def _done(self, owner: str, pasid: int, work: Work, data: bytes) -> Done:
         kernel = self.dev.kernel
         kernel.emit(events.WorkDone(self.dev.name, pasid, owner, work.access.value, work.address, data))
         return Done(owner, pasid, data)
-
-
-def _usable_area(mm: MmStruct, address: int, perm: int) -> Vma | None:
-    vma = mm.vma_lookup(address)
-    if vma is None or perm & ~vma.flags or not vma.is_present(address):
-        return None
-    return vma

@@ -5,9 +5,11 @@ instance (as arm-smmu-v3), an errno on request, and success otherwise; its block
 6.16 on a device is in the fault queue from its first attach of a domain with a fault handler to the last.
 
 What the driver was told is kept in `entries`, by (device, PASID): for this driver that is the hardware, and
-`translate()` answers from it whose memory a device reaches.
+`translate()` answers from it whose memory a device reaches. `access()` looks into the process's page table anew each
+time, as the CPU does, and asks for a page that it cannot use.
 
-Not modelled: stream tables, context descriptors, invalidation; the drivers of real IOMMUs are for that.
+Not modelled: stream tables, context descriptors, caches and their invalidation, what a kernel-managed domain maps (a
+read of it gives zeros); the drivers of real IOMMUs are for that.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pasidlab import events
+from pasidlab.drivers.hardware import Moved
 from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
@@ -27,7 +30,9 @@ from pasidlab.linux.iopf import (
     iopf_queue_remove_device,
 )
 from pasidlab.linux.kernel import Kernel
-from pasidlab.linux.mm import MmStruct
+from pasidlab.linux.mm import MmStruct, permitted_page
+from pasidlab.linux.page_alloc import KERNEL
+from pasidlab.linux.pgtable import READ, WRITE
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
 from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
 
@@ -94,6 +99,18 @@ DMA_QUIET = Rule(
     "the IOMMU",
     "the mm was released: its entry is quiet",
     "PASID {pasid} of {dev} names {mm}, which has exited: the access is blocked",
+)
+PAGE_REFUSED = Rule(
+    "dma.page-request-refused",
+    "the IOMMU, after a page request",
+    "the response was not SUCCESS, or the page is still not there",
+    "{dev} asked for {address:#x} of {mm} under PASID {pasid} to {access}, and was refused",
+)
+DMA_ABORTED = Rule(
+    "dma.aborted",
+    "the memory behind the IOMMU",
+    "external abort",
+    "no memory answers {dev} at {address:#x} of {mm} under PASID {pasid}",
 )
 
 
@@ -335,6 +352,35 @@ class MockDriver:
         if domain.mm is not None and not domain.mm.mm_users:
             return DMA_QUIET.fault(dev=dev.name, pasid=pasid, mm=domain.mm.name)
         return domain
+
+    def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
+        """Read or write memory within one page, asking for the page when the process's table does not permit it."""
+        domain = self.translate(dev, pasid)
+        if isinstance(domain, Faulted):
+            return domain
+        mm = domain.mm
+        if mm is None:
+            return Moved(KERNEL, bytes(size) if data is None else data)
+        facts = {"dev": dev.name, "address": address, "mm": mm.name, "pasid": pasid}
+        physical = permitted_page(mm, address, data is not None)
+        if physical is None:
+            self._request_page(dev, pasid, address, READ if data is None else WRITE)
+            physical = permitted_page(mm, address, data is not None)
+        if physical is None:
+            return PAGE_REFUSED.fault(**facts, access="read" if data is None else "write")
+        moved = self._move(physical, data, size)
+        return DMA_ABORTED.fault(**facts) if moved is None else Moved(mm.name, moved)
+
+    def _request_page(self, dev: Device, pasid: int, address: int, perm: int) -> None:
+        self.report(dev, Fault(pasid, address & -self.kernel.page_size, perm, last=True, grpid=0))
+        if dev.fault_param is not None:
+            iopf_queue_flush_dev(dev)
+
+    def _move(self, physical: int, data: bytes | None, size: int) -> bytes | None:
+        """Read or write memory; None is an abort."""
+        if data is None:
+            return self.kernel.memory.load(physical, size)
+        return data if self.kernel.memory.store(physical, data) else None
 
 
 def _takes_faults(domain: IommuDomain | None) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_attach_handle_get
+from pasidlab.linux.memory import handle_mm_fault
 from pasidlab.linux.mm import MmStruct, mmget_not_zero, mmput
 from pasidlab.linux.structs import AttachHandle, Device, DomainType
 from pasidlab.rules import WAS_READ, WAS_RUN, Refusal, Rule
@@ -313,7 +314,7 @@ def _serve(fault: Fault, mm: MmStruct) -> ResponseCode:
     if fault.perm & _RIGHTS & ~vma.flags:
         kernel.decided(MM_RIGHTS, mm=mm.name, addr=fault.addr)
         return ResponseCode.INVALID
-    vma.populate(fault.addr)
+    handle_mm_fault(mm, fault.addr, write=bool(fault.perm & PERM_WRITE))
     kernel.decided(MM_HANDLED, mm=mm.name, addr=fault.addr)
     return ResponseCode.SUCCESS
 

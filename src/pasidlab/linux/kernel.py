@@ -11,7 +11,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pasidlab import events
+from pasidlab.linux.page_alloc import PageAllocator
 from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile
+from pasidlab.memory import Memory
 from pasidlab.pasid import Allocator, PasidSpace
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ class Kernel:
         enqcmd_like: the CPUs let user space execute an instruction that carries the mm's PASID (ENQCMD, ST64BV0).
         force_tagged_sva: ARCH_FORCE_TAGGED_SVA was asked for, so that LAM does not exclude SVA.
         fail_allocation: the N-th memory allocation from now fails once; 0 is none.
+        page_shift: log2 of the page size that the kernel was built for: 12, 14 or 16.
+        memory: the machine's physical memory.
+        page_alloc: who gives its pages out.
     """
 
     __slots__ = (
@@ -90,14 +95,25 @@ class Kernel:
         "global_users",
         "iommu_global_pasid_ida",
         "iommu_sva_mms",
+        "memory",
         "mms",
         "observers",
+        "page_alloc",
+        "page_shift",
         "profile",
         "scheme",
         "warnings",
     )
 
-    def __init__(self, scheme: SvaScheme, profile: Profile = DEFAULT_PROFILE, arch: Arch = Arch.ARM64) -> None:
+    def __init__(
+        self,
+        scheme: SvaScheme,
+        profile: Profile = DEFAULT_PROFILE,
+        arch: Arch = Arch.ARM64,
+        *,
+        page_shift: int = 12,
+        memory: Memory | None = None,
+    ) -> None:
         self.scheme = scheme
         self.profile = profile
         self.arch = arch
@@ -110,6 +126,14 @@ class Kernel:
         self.observers: list[events.Observer] = []
         self.warnings = 0
         self.fail_allocation = 0
+        self.page_shift = page_shift
+        self.memory = memory or Memory()
+        self.page_alloc = PageAllocator(self.memory, page_shift)
+
+    @property
+    def page_size(self) -> int:
+        """How many bytes a page has."""
+        return 1 << self.page_shift
 
     def emit(self, event: events.Event) -> None:
         """Tell every observer; callers on a hot path test `observers` before they make the event."""

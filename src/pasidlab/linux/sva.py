@@ -24,6 +24,7 @@ from pasidlab.linux.iommu import (
 from pasidlab.linux.iopf import iommu_sva_iopf_handler
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.mm import MmStruct, mmdrop, mmgrab
+from pasidlab.linux.mmu_notifier import mmu_notifier_arch_invalidate_secondary_tlbs
 from pasidlab.linux.structs import (
     IOMMU_NO_PASID,
     IOMMU_PASID_INVALID,
@@ -423,6 +424,7 @@ def iommu_sva_invalidate_kva_range(kernel: Kernel, start: int, end: int) -> None
     kernel.decided(KVA_FLUSHED)
     for mm in kernel.iommu_sva_mms:
         if mm.mm_users:
+            mmu_notifier_arch_invalidate_secondary_tlbs(mm, start, end)
             kernel.emit(events.KvaInvalidated(mm.name, start, end))
 
 

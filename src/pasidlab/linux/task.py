@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pasidlab.hw.cpu import Arm64Registers, X86Registers
 from pasidlab.linux.kernel import Kernel
-from pasidlab.linux.mm import MmStruct, mmget, mmput
+from pasidlab.linux.mm import MmStruct, dup_mmap, mmget, mmput
 from pasidlab.linux.sva import mm_pasid_init
 from pasidlab.rules import WAS_READ, Rule
 
@@ -92,12 +92,15 @@ class Task:
 
 
 def fork(parent: Task, name: str, pid: int) -> Task:
-    """Copy a task with its memory; the child has no bond, no number and a clear IA32_PASID, but shares open files."""
+    """Copy a task, its memory being shared until it is written.
+
+    The child has no bond, no number and a clear IA32_PASID, but shares open files.
+    """
     assert parent.mm is not None
     mm = MmStruct(parent.kernel, name, parent.mm.user)
     mm_pasid_init(mm)
     mm.lam = parent.mm.lam
-    mm.vmas = [vma.copy() for vma in parent.mm.vmas]
+    dup_mmap(mm, parent.mm)
     for file in parent.files.files:
         file.count += 1
     files = FilesStruct(list(parent.files.files))

@@ -154,7 +154,7 @@ NEIGHBOURS = [
     ),
     (V6_15, V6_16, {"enable_feature", "iopf_at_attach", "skip_members_without_pasids"}),
     (V6_16, V6_19, {"kva_invalidation"}),
-    (V6_19, V7_0, {"reset_fence", "smmu_ste_update_safe"}),
+    (V6_19, V7_0, {"reset_fence", "smmu_ste_update_safe", "smmu_invs"}),
     (V7_0, V7_3, {"reset_fence", "smmu_sva_cd_httu"}),
 ]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec, operating_system
+from pasidlab.description import SID_BITS, DeviceSpec, IommuSpec, MachineSpec, operating_system, streams_of
 from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint
 from pasidlab.devices.endpoint import PORTALS
+from pasidlab.drivers.arm_smmu_v3.driver import ArmSmmuDriver, DeviceTraits
 from pasidlab.drivers.hardware import Hardware, IommuDriver
 from pasidlab.drivers.mock import MockDriver
+from pasidlab.hw.smmuv3.features import GRANULES, Features, StallModel
 from pasidlab.linux.iommu import iommu_probe_device
 from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.profiles import profile
@@ -23,12 +25,14 @@ class Assembly:
 
     Attributes:
         mock: the driver of the mock IOMMUs, and of a device behind none, which reaches nothing.
+        smmus: the driver of the Arm SMMUv3s.
         drivers: the driver of each IOMMU.
     """
 
     kernel: Kernel
     os: X86Os | Arm64Os
     mock: MockDriver
+    smmus: ArmSmmuDriver
     drivers: dict[IommuDevice, IommuDriver] = field(default_factory=dict)
     iommus: dict[str, IommuDevice] = field(default_factory=dict)
     groups: dict[str, IommuGroup] = field(default_factory=dict)
@@ -50,22 +54,41 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     kernel = Kernel(scheme, switched, arch, page_shift=spec.cpu.page_size.bit_length() - 1)
     kernel.enqcmd_like = os.enqcmd_like
     kernel.force_tagged_sva = spec.cpu.force_tagged_sva
-    parts = Assembly(kernel, os, MockDriver(kernel))
+    parts = Assembly(kernel, os, MockDriver(kernel), ArmSmmuDriver(kernel))
     for iommu in spec.iommu:
-        made = parts.iommus[iommu.name] = _make_iommu(parts.mock, iommu)
-        parts.drivers[made] = parts.mock
+        mock = iommu.model == "mock"
+        made = _make_mock(parts.mock, iommu) if mock else _make_smmu(parts.smmus, iommu)
+        parts.iommus[iommu.name] = made
+        parts.drivers[made] = parts.mock if mock else parts.smmus
+    streams = streams_of(spec)
     for device in spec.device:
-        parts.endpoints[device.name] = _make_endpoint(parts, device)
+        parts.endpoints[device.name] = _make_endpoint(parts, device, streams.get(device.name, ()))
     return parts
 
 
-def _make_iommu(driver: MockDriver, spec: IommuSpec) -> IommuDevice:
+def _make_smmu(driver: ArmSmmuDriver, spec: IommuSpec) -> IommuDevice:
+    features = Features(
+        ssid_bits=spec.pasid_bits if spec.ssid_bits is None else spec.ssid_bits,
+        sid_bits=SID_BITS if spec.sid_bits is None else spec.sid_bits,
+        two_level_streams=spec.two_level is not False,
+        two_level_cds=spec.two_level is not False,
+        stall_model=StallModel.TERMINATE_ONLY if spec.stall is False else StallModel.STALL_AND_TERMINATE,
+        ats=bool(spec.ats),
+        pri=bool(spec.pri),
+        granules=GRANULES if spec.granule is None else frozenset({spec.granule.bit_length() - 1}),
+        coherent=spec.sva,
+    )
+    caches = spec.caches is not False
+    return driver.instance(spec.name, features, spec.max_pasids, per_device=spec.per_device_pasid_space, caches=caches)
+
+
+def _make_mock(driver: MockDriver, spec: IommuSpec) -> IommuDevice:
     computed = driver.max_pasids(spec.ops, spec.pasid_bits)
     bound = computed if spec.max_pasids is None else spec.max_pasids
     return driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
 
 
-def _make_endpoint(parts: Assembly, spec: DeviceSpec) -> Endpoint:
+def _make_endpoint(parts: Assembly, spec: DeviceSpec, streams: tuple[int, ...]) -> Endpoint:
     pci = spec.kind != "narrow"
     dev = Device(
         parts.kernel,
@@ -80,10 +103,23 @@ def _make_endpoint(parts: Assembly, spec: DeviceSpec) -> Endpoint:
     if spec.iommu is not None:
         group = parts.groups.setdefault(spec.group or f"{spec.name} alone", IommuGroup(spec.group or spec.name))
         iommu_probe_device(dev, parts.iommus[spec.iommu], group)
+        if streams:
+            parts.smmus.describe(dev, _smmu_traits(spec, streams, pci))
         parts.driver_of(dev).probe_device(dev)
     endpoint = _endpoint_of_kind(spec, dev, parts.driver_of(dev))
     endpoint.probe()
     return endpoint
+
+
+def _smmu_traits(spec: DeviceSpec, streams: tuple[int, ...], pci: bool) -> DeviceTraits:
+    ats = pci if spec.ats is None else spec.ats
+    return DeviceTraits(
+        streams=streams,
+        can_stall=spec.can_stall,
+        ats=ats,
+        pasid_enabled=spec.pasid_enabled is not False,
+        default_domain=spec.default_domain or "dma",
+    )
 
 
 def _endpoint_of_kind(spec: DeviceSpec, dev: Device, hardware: Hardware) -> Endpoint:

@@ -23,6 +23,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x
 KERNEL, NOBODY = "kernel", "nobody"
 RESERVED_NAMES = (KERNEL, NOBODY)
 """What `expect_work` calls memory that is no process's."""
+StreamId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 PasidBits = Annotated[int, Meta(ge=0, le=20)]
 
 
@@ -55,16 +56,38 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         pasid_bits: width of the numbers it takes; `max_pasids`, one more than the largest, overrides it.
         per_device_pasid_space: IOMMU_CAP_PER_DEV_PASID_SPACE.
         sva: it can share page tables with the CPU.
-        ops: whose operations its driver has: the usual ones, those of a real driver, or with one missing.
+        ops: of a mock, whose operations its driver has: the usual ones, those of a real driver, or with one missing.
+        ssid_bits, sid_bits: of an arm-smmu-v3, SubstreamID bits (else pasid_bits) and StreamID bits (else 16).
+        two_level: it has two-level stream and CD tables (else true).
+        stall: its faults can stall (else true).
+        ats, pri: it has PCIe ATS, page requests (else false).
+        granule: the only page size of its tables (else all three).
+        caches: it keeps configuration and translations until they are invalidated (else true).
     """
 
     name: Name
-    model: Literal["mock"] = "mock"
+    model: Literal["mock", "arm-smmu-v3"] = "mock"
     pasid_bits: PasidBits = 20
     max_pasids: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)] | None = None
     per_device_pasid_space: bool = False
     sva: bool = True
     ops: Mode = Mode.USUAL
+    ssid_bits: PasidBits | None = None
+    sid_bits: Annotated[int, Meta(ge=0, le=24)] | None = None
+    two_level: bool | None = None
+    stall: bool | None = None
+    ats: bool | None = None
+    pri: bool | None = None
+    granule: Literal[4096, 16384, 65536] | None = None
+    caches: bool | None = None
+
+
+SMMU_KEYS = ("ssid_bits", "sid_bits", "two_level", "stall", "ats", "pri", "granule", "caches")
+"""Keys that only an IOMMU of model arm-smmu-v3 has."""
+SMMU_DEVICE_KEYS = ("stream_id", "can_stall", "ats", "pasid_enabled", "default_domain")
+"""Keys that only a device behind an arm-smmu-v3 has."""
+SID_BITS = 16
+FIRST_STREAM = 1
 
 
 class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,6 +102,11 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
         pasids: `local`, its driver may own its PASIDs.
         sloppy: it believes the PASID of posted writes too.
         queue, kernel_pasid: of dsa and iaa only; by default shared, and a number for kernel work queues at probe.
+        stream_id: behind an arm-smmu-v3, its StreamID or StreamIDs; by default the lowest that is free.
+        can_stall: firmware says that its faults may stall; by default true unless it has ATS.
+        ats: it has ATS; by default a PCIe device behind an SMMU that has it.
+        pasid_enabled: pci_enable_pasid() succeeded; by default true.
+        default_domain: what its traffic without PASID starts in; by default dma, the kernel's stage 1 domain.
     """
 
     name: Name
@@ -92,6 +120,11 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     sloppy: bool = False
     queue: Literal["shared", "dedicated"] | None = None
     kernel_pasid: bool | None = None
+    stream_id: StreamId | list[StreamId] | None = None
+    can_stall: bool | None = None
+    ats: bool | None = None
+    pasid_enabled: bool | None = None
+    default_domain: Literal["dma", "identity", "blocked", "stage2"] | None = None
 
     @property
     def submits(self) -> SubmitBy:
@@ -155,6 +188,61 @@ def check(spec: MachineSpec) -> None:
             if getattr(device, key) is not None and not device.is_idxd:
                 raise InputError(f"device[{index}].{key}: only a device of kind dsa or iaa has it, not {device.kind}")
         before.append(device.name)
+    _check_smmus(spec)
+    streams_of(spec)
+
+
+def _check_smmus(spec: MachineSpec) -> None:
+    """Check that the keys of a model are used with that model."""
+    models = {iommu.name: iommu.model for iommu in spec.iommu}
+    for index, iommu in enumerate(spec.iommu):
+        if iommu.model == "mock":
+            _check_unset(f"iommu[{index}]", iommu, SMMU_KEYS, "an IOMMU of model arm-smmu-v3")
+        elif iommu.ops is not Mode.USUAL:
+            place = f"iommu[{index}].ops = {iommu.ops.value!r}"
+            raise InputError(f"{place}: only a mock acts like other drivers; leave it out for arm-smmu-v3")
+        if iommu.pri and not iommu.ats:
+            raise InputError(f"iommu[{index}].pri: needs ats = true")
+    for index, device in enumerate(spec.device):
+        if models.get(device.iommu or "") != "arm-smmu-v3":
+            _check_unset(f"device[{index}]", device, SMMU_DEVICE_KEYS, "a device behind an arm-smmu-v3")
+
+
+def _check_unset(place: str, item: Struct, keys: tuple[str, ...], who: str) -> None:
+    for key in keys:
+        if getattr(item, key) is not None:
+            raise InputError(f"{place}.{key}: only {who} has it")
+
+
+def streams_of(spec: MachineSpec) -> dict[str, tuple[int, ...]]:
+    """Return the StreamIDs of each device behind an arm-smmu-v3; InputError for one used twice or too large."""
+    limits = {iommu.name: SID_BITS if iommu.sid_bits is None else iommu.sid_bits for iommu in spec.iommu}
+    smmus = {iommu.name for iommu in spec.iommu if iommu.model == "arm-smmu-v3"}
+    given: dict[str, tuple[int, ...]] = {}
+    taken: dict[str, set[int]] = {name: set() for name in smmus}
+    for index, device in enumerate(spec.device):
+        if device.iommu not in smmus or device.stream_id is None:
+            continue
+        streams = (device.stream_id,) if isinstance(device.stream_id, int) else tuple(device.stream_id)
+        _check_streams(f"device[{index}].stream_id", streams, limits[device.iommu], taken[device.iommu])
+        given[device.name] = streams
+    for index, device in enumerate(spec.device):
+        if device.iommu in smmus and device.stream_id is None:
+            free = next(sid for sid in range(FIRST_STREAM, 1 << 25) if sid not in taken[device.iommu])
+            _check_streams(f"device[{index}]", (free,), limits[device.iommu], taken[device.iommu])
+            given[device.name] = (free,)
+    return given
+
+
+def _check_streams(place: str, streams: tuple[int, ...], sid_bits: int, taken: set[int]) -> None:
+    if not streams:
+        raise InputError(f"{place} = []: a device has one StreamID at least")
+    for sid in streams:
+        if sid >> sid_bits:
+            raise InputError(f"{place}: StreamID {sid} does not fit the SMMU's sid_bits = {sid_bits}")
+        if sid in taken:
+            raise InputError(f"{place}: StreamID {sid} is another device's; each stream has one device")
+        taken.add(sid)
 
 
 def _check_unique(key: str, names: list[str]) -> None:

@@ -25,6 +25,13 @@ class Decided(Event, frozen=True):
     facts: dict[str, Any]
 
 
+class Found(Event, frozen=True):
+    """Something about the machine that its users should know, though no call failed for it: a rule with its facts."""
+
+    rule: str
+    facts: dict[str, Any]
+
+
 class Warned(Event, frozen=True):
     """The kernel printed a WARN: a caller or driver broke a contract, nothing was changed."""
 

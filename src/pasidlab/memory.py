@@ -59,7 +59,7 @@ class Memory:
 
     def aborts(self, address: int, size: int) -> bool:
         """Whether an access to the range is answered with an external abort."""
-        if address < 0 or (address + size - 1) >> self.bits:
+        if address < 0 or address + size > 1 << self.bits:
             return True
         return any(address < bad.stop and bad.start < address + size for bad in self._poisoned)
 
@@ -145,8 +145,8 @@ class Memory:
 
     def __getstate__(self) -> dict[str, Any]:
         used = self._pool[: len(self._rows) + 1].copy()
-        kept = ("bits", "observers", "_poisoned", "_rows")
-        return {name: getattr(self, name) for name in kept} | {"pool": used}
+        kept = ("observers", "_poisoned", "_rows")
+        return {"bits": self.bits, "pool": used} | {name: getattr(self, name).copy() for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._use_pool(state.pop("pool"))

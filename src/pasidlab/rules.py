@@ -76,6 +76,10 @@ class Rule:
         """Return the fault that this rule raises."""
         return Faulted(self, facts)
 
+    def finding(self, **facts: Any) -> Finding:
+        """Return the finding that this rule makes."""
+        return Finding(self, facts)
+
     def sentence(self, facts: dict[str, Any]) -> str:
         """Return `why` with the facts filled in."""
         return self.why.format(**facts)
@@ -163,3 +167,14 @@ class Faulted(Verdict):
     def result(self) -> str:
         """Always the word "fault"."""
         return "fault"
+
+
+class Finding(Verdict):
+    """What users should know of a machine though no call has failed for it: limits that disagree, a missing feature."""
+
+    __slots__ = ()
+
+    @property
+    def result(self) -> str:
+        """Always the word "finding"."""
+        return "finding"

@@ -17,7 +17,7 @@ from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
-from pasidlab.rules import RULES
+from pasidlab.rules import RULES, Finding
 from pasidlab.scenario import Scenario, Step
 from pasidlab.schemes import SCHEMES, Options, Scheme, find_schemes
 
@@ -70,13 +70,19 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A scenario under one scheme; `settings` are the switches and options that differ from their defaults."""
+    """A scenario under one scheme.
+
+    Attributes:
+        settings: the switches and options that differ from their defaults.
+        findings: what was found out about the machine on the way.
+    """
 
     title: str
     scheme: str
     kernel: str
     settings: dict[str, Any] = field(default_factory=dict)
     steps: list[StepReport] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def met(self) -> bool:
@@ -95,6 +101,7 @@ class Report:
             "steps": len(self.steps),
             "unmet": unmet,
             "met": self.met,
+            "findings": [{"rule": finding.rule.id, "why": finding.why} for finding in self.findings],
         }
 
 
@@ -136,6 +143,7 @@ def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
         unmet = tuple(_unmet(step, outcome, scheme.name))
         trespass = _trespass(step, machine, outcome)
         report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass))
+    report.findings.extend(machine.kernel.findings)
     return report
 
 

@@ -65,6 +65,15 @@ def _property_bound(dev: Device) -> int:
     return 0 if dev.kernel.profile.pasid_num_bits_truncated else 1 << _U32_BITS
 
 
+GROUP_MIXED_WIDTH = Rule(
+    "group.mixed-width",
+    "iommu_attach_device_pasid (drivers/iommu/iommu.c)",
+    "pasid >= device->dev->iommu->max_pasids of a group member: the narrowest limits all",
+    "the devices of group {group} have different max_pasids ({widths}): a number must fit each of them",
+    source=WAS_RUN,
+)
+
+
 def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> None:
     """Put a device behind an IOMMU and into a group (`__iommu_probe_device`); it starts in the identity domain."""
     dev.iommu = iommu
@@ -73,6 +82,19 @@ def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> No
     group.devices.append(dev)
     if group.default_domain is None:
         group.default_domain = group.domain = iommu.ops.identity_domain
+    widths = {member.name: member.max_pasids for member in group.devices}
+    if len(set(widths.values())) > 1:
+        dev.kernel.found(GROUP_MIXED_WIDTH, group=group.name, widths=", ".join(f"{n} {w}" for n, w in widths.items()))
+
+
+def iommu_setup_default_domain(dev: Device, domain: IommuDomain) -> Refusal | None:
+    """Attach a device that was just probed to the default domain of its group; the first brings the domain."""
+    group = dev.iommu_group
+    assert group is not None
+    if group.devices[0] is dev:
+        group.default_domain = group.domain = domain
+    assert domain.ops.attach_dev is not None
+    return domain.ops.attach_dev(domain, dev)
 
 
 ENABLE_SVA_NO_OP = Rule(

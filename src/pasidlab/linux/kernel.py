@@ -15,6 +15,7 @@ from pasidlab.linux.page_alloc import PageAllocator
 from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile
 from pasidlab.memory import Memory
 from pasidlab.pasid import Allocator, PasidSpace
+from pasidlab.rules import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +80,7 @@ class Kernel:
         iommu_sva_mms: the mms with at least one SVA domain, in the order of their first bond.
         mms: every mm whose `mm_count` is not yet 0.
         warnings: how many WARNs were hit.
+        findings: what was found out about the machine, each once, in order.
         enqcmd_like: the CPUs let user space execute an instruction that carries the mm's PASID (ENQCMD, ST64BV0).
         force_tagged_sva: ARCH_FORCE_TAGGED_SVA was asked for, so that LAM does not exclude SVA.
         fail_allocation: the N-th memory allocation from now fails once; 0 is none.
@@ -91,6 +93,7 @@ class Kernel:
         "arch",
         "enqcmd_like",
         "fail_allocation",
+        "findings",
         "force_tagged_sva",
         "global_users",
         "iommu_global_pasid_ida",
@@ -125,6 +128,7 @@ class Kernel:
         self.mms: dict[MmStruct, None] = {}
         self.observers: list[events.Observer] = []
         self.warnings = 0
+        self.findings: list[Finding] = []
         self.fail_allocation = 0
         self.page_shift = page_shift
         self.memory = memory or Memory()
@@ -150,6 +154,13 @@ class Kernel:
         self.warnings += 1
         if self.observers:
             self.emit(events.Warned(where, text))
+
+    def found(self, rule: Rule, **facts: Any) -> None:
+        """Keep a finding, unless the same was made before."""
+        if any(known.rule is rule and known.facts == facts for known in self.findings):
+            return
+        self.findings.append(rule.finding(**facts))
+        self.emit(events.Found(rule.id, facts))
 
     def allocation_fails(self) -> bool:
         """Count one memory allocation; true when it is the one that was asked to fail."""

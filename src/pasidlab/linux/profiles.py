@@ -124,6 +124,12 @@ class Profile:
         "arm_smmu_get_ste_update_safe(): a hitless change of an STE may change MEV and EATS on the way",
         "about 7.0; run on 7.3.4, absent in 6.12.117 (read)",
     )
+    smmu_invs: bool = _switch(
+        True,
+        "arm-smmu-v3 keeps an array of what to invalidate per domain, and flushes a tag with its last user; before, "
+        "it walks the domain's devices, and flushes an ASID when its SVA domain is freed",
+        "about 7.0; 7.3.4 (read), absent in 6.12.117 (read)",
+    )
     smmu_sva_cd_httu: bool = _switch(
         True,
         "arm_smmu_make_sva_cd() sets HA, HD and HAFT as the SMMU offers them",
@@ -150,7 +156,7 @@ def switch_fields() -> list[Any]:
 
 V7_3 = Profile(name="v7.3")
 V7_0 = replace(V7_3, name="v7.0", reset_fence="flat", smmu_sva_cd_httu=False)
-V6_19 = replace(V7_0, name="v6.19", reset_fence="none", smmu_ste_update_safe=False)
+V6_19 = replace(V7_0, name="v6.19", reset_fence="none", smmu_ste_update_safe=False, smmu_invs=False)
 V6_16 = replace(V6_19, name="v6.16", kva_invalidation=False)
 V6_15 = replace(V6_16, name="v6.15", enable_feature=True, iopf_at_attach=False, skip_members_without_pasids=False)
 V6_12 = replace(

@@ -21,6 +21,8 @@ def print_reports(reports: list[Report], console: Console) -> None:
     console.print(_table(reports))
     for line in _sentences(reports):
         console.print(line, highlight=False, soft_wrap=True)
+    for line in _findings(reports):
+        console.print(line, highlight=False, soft_wrap=True)
     unmet = [report.scheme for report in reports if not report.met]
     verdict = f"[red]expectations not met under {', '.join(unmet)}[/red]" if unmet else "all expectations met"
     console.print(verdict, highlight=False)
@@ -62,6 +64,17 @@ def _sentences(reports: list[Report]) -> Iterator[str]:
                 said.setdefault(text, []).append(report.scheme)
         for text, schemes in said.items():
             yield f"{steps[0].number:>3}  [bold]{escape(', '.join(schemes))}[/bold]: {text}"
+
+
+def _findings(reports: list[Report]) -> Iterator[str]:
+    """Say each finding once for the schemes that share it."""
+    said: dict[str, list[str]] = {}
+    for report in reports:
+        for finding in report.findings:
+            said.setdefault(f"{finding.why} [{finding.rule.id}]", []).append(report.scheme)
+    for text, schemes in said.items():
+        who = "" if len(schemes) == len(reports) else f" under {', '.join(schemes)}"
+        yield f"[bold]finding{escape(who)}[/bold]: {escape(text)}"
 
 
 def _sentence(step: StepReport) -> str:

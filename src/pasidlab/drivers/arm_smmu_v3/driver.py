@@ -1,0 +1,467 @@
+"""The arm-smmu-v3 driver of a machine: its operations for the core, and the devices' way through its SMMUs.
+
+Source: arm_smmu_ops, arm_smmu_probe_device(), arm_smmu_sva_domain_alloc() and the operations of each domain type,
+Linux 6.12.117 and 7.3.4. A device that stalls waits for the kernel's answer; one with ATS asks for translations and
+keeps them; any other takes what the SMMU answers.
+
+Decided here: the kernel maps a buffer of its own at the addresses that processes have into every domain it manages, so
+that work under such a domain finds memory; 6.12's enabling of page faults is taken as done at probe, as uacce's
+drivers do.
+Not modelled: nested domains, dirty tracking, release of devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pasidlab import events
+from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice, arm_smmu_device_probe, arm_smmu_sva_supported
+from pasidlab.drivers.arm_smmu_v3.domain import (
+    ArmSmmuDomain,
+    Stage,
+    arm_smmu_attach_dev,
+    arm_smmu_attach_dev_blocked,
+    arm_smmu_attach_dev_identity,
+    arm_smmu_clear_pasid,
+    arm_smmu_domain_cd,
+    arm_smmu_set_pasid,
+)
+from pasidlab.drivers.arm_smmu_v3.fault import (
+    arm_smmu_events,
+    arm_smmu_handle_ppr,
+    arm_smmu_page_requests,
+    arm_smmu_page_response,
+    stall_event,
+    stall_fault,
+)
+from pasidlab.drivers.arm_smmu_v3.invalidation import WHOLE, arm_smmu_domain_inv_range
+from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster, arm_smmu_probe_device
+from pasidlab.drivers.arm_smmu_v3.sva import (
+    NO_FEAT_SVA,
+    ArmSmmuMmuNotifier,
+    arm_smmu_sva_domain_free,
+    arm_smmu_sva_set_dev_pasid,
+)
+from pasidlab.drivers.hardware import Moved
+from pasidlab.drivers.io_pgtable_arm import ArmLpaeTable, domain_granule
+from pasidlab.drivers.mock import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED
+from pasidlab.drivers.traits import RESUME
+from pasidlab.errors import Errno
+from pasidlab.hw.smmuv3.features import Features
+from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
+from pasidlab.hw.smmuv3.request import Stalled, Terminated
+from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3, Transferred
+from pasidlab.linux.iommu import iommu_setup_default_domain
+from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_add_device, run_work
+from pasidlab.linux.kernel import Kernel
+from pasidlab.linux.mm import MmStruct, process_memory
+from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_register
+from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
+from pasidlab.pasid import PasidSpace
+from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
+
+FREED = "freed memory"
+"""Owner of memory that nobody has any more."""
+MOST_RETRIES = 8
+"""How often a device may find its page gone again before the model gives up."""
+
+ASIDS_USED_UP = Rule(
+    "arm-smmu-v3.no-asid",
+    "arm_smmu_sva_domain_alloc (drivers/iommu/arm/arm-smmu-v3)",
+    "xa_alloc(&arm_smmu_asid_xa) == -EBUSY",
+    "the SMMUs' {count} ASIDs are all in use; {dev} cannot get one for {mm}",
+    Errno.EBUSY,
+    source=WAS_READ,
+)
+DMA_BEHIND_NOTHING = Rule(
+    "dma.no-smmu", "the SMMU", "the device is behind none", "{dev} is behind no SMMU: the access is blocked"
+)
+STALL_UNANSWERED = Rule(
+    "dma.stall-unanswered",
+    "the SMMU",
+    "software has not answered the stall",
+    "the access of {dev} to {address:#x} under PASID {pasid} is stalled, and nobody answers",
+)
+NO_PROGRESS = Rule(
+    "dma.no-progress",
+    "the SMMU",
+    "the page is gone again after each retry",
+    "the access of {dev} to {address:#x} under PASID {pasid} was retried {times} times and still faults",
+)
+PAGE_DENIED = Rule(
+    "dma.page-denied",
+    "arm_smmu_handle_ppr (drivers/iommu/arm/arm-smmu-v3)",
+    "PRI is not used by the driver: every page request is denied",
+    "{dev} asked for the page of {address:#x} under PASID {pasid}, and its page request was denied",
+    source=WAS_READ,
+)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Instance:
+    """One SMMU of a machine: the hardware, and the driver's view of it."""
+
+    hw: Smmuv3
+    smmu: ArmSmmuDevice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTraits:
+    """What firmware and configuration space say of a device.
+
+    Attributes:
+        streams: its StreamIDs.
+        can_stall: firmware says `dma-can-stall`; None is a device that may unless it uses ATS.
+        ats: it has ATS.
+        pasid_enabled: pci_enable_pasid() succeeded.
+        default_domain: what its traffic without PASID starts in.
+    """
+
+    streams: tuple[int, ...]
+    can_stall: bool | None = None
+    ats: bool = False
+    pasid_enabled: bool = True
+    default_domain: Literal["dma", "identity", "blocked", "stage2"] = "dma"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ArmSmmuDriver:
+    """All SMMUs of a machine; see the module docstring.
+
+    Attributes:
+        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
+        asids: the one machine-wide space of ASIDs (arm_smmu_asid_xa); `vmids` likewise.
+        masters, ports: the driver's and the hardware's side of each device.
+        other_events: records that were no stall.
+    """
+
+    kernel: Kernel
+    fail_set: dict[Device, Errno] = field(default_factory=dict)
+    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
+    instances: dict[IommuDevice, Instance] = field(default_factory=dict)
+    masters: dict[Device, ArmSmmuMaster] = field(default_factory=dict)
+    ports: dict[Device, DmaPort] = field(default_factory=dict)
+    traits: dict[Device, DeviceTraits] = field(default_factory=dict)
+    asids: PasidSpace = field(default_factory=PasidSpace)
+    vmids: PasidSpace = field(default_factory=PasidSpace)
+    other_events: int = 0
+    next_domain: int = 0
+    ops: IommuOps = field(init=False)
+    sva_ops: IommuDomainOps = field(init=False)
+    s1_ops: IommuDomainOps = field(init=False)
+    s2_ops: IommuDomainOps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ops = IommuOps(
+            name="arm-smmu-v3",
+            domain_alloc_sva=self.domain_alloc_sva,
+            domain_alloc_paging=self.domain_alloc_paging,
+            remove_dev_pasid=self.remove_dev_pasid,
+            page_response=self.page_response,
+            dev_enable_sva=self.dev_enable_sva,
+        )
+        blocked = IommuDomainOps(self.block_dev_pasid, self.attach_blocked)
+        identity = IommuDomainOps(None, self.attach_identity)
+        self.ops.blocked_domain = IommuDomain(DomainType.BLOCKED, self.ops, blocked)
+        self.ops.identity_domain = IommuDomain(DomainType.IDENTITY, self.ops, identity)
+        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.domain_free)
+        self.s1_ops = IommuDomainOps(self.s1_set_dev_pasid, self.attach_dev, self.domain_free)
+        self.s2_ops = IommuDomainOps(None, self.attach_dev, self.domain_free)
+
+    # --- instances and devices ---------------------------------------------------------------------------------
+
+    def instance(
+        self, name: str, features: Features, max_pasids: int | None, *, per_device: bool, caches: bool = True
+    ) -> IommuDevice:
+        """Make one SMMU in hardware, and probe it; `max_pasids` None is what IDR1.SSIDSIZE says."""
+        hw = Smmuv3(self.kernel.memory, features, cache_entries=CACHE_ENTRIES if caches else 0)
+        smmu = arm_smmu_device_probe(self.kernel, name, hw)
+        hw.interface.irq = smmu.interrupt
+        bound = 1 << smmu.ssid_bits if max_pasids is None else max_pasids
+        sva = arm_smmu_sva_supported(smmu)
+        iommu = IommuDevice(name, self.ops, bound, smmu.iopf_queue, per_device, sva)
+        self.instances[iommu] = Instance(hw, smmu)
+        smmu.on_events = lambda: self._evtq_thread(smmu)
+        smmu.on_page_requests = lambda: self._priq_thread(smmu)
+        return iommu
+
+    def describe(self, dev: Device, traits: DeviceTraits) -> None:
+        """Say what a device is like, before it is probed."""
+        self.traits[dev] = traits
+
+    def probe_device(self, dev: Device) -> None:
+        """Meet a device and attach its traffic without PASID to the domain of its group."""
+        assert dev.iommu is not None
+        instance, traits = self.instances[dev.iommu], self.traits[dev]
+        ats = traits.ats and instance.smmu.ats
+        master = arm_smmu_probe_device(
+            instance.smmu,
+            dev,
+            traits.streams,
+            can_stall=not ats if traits.can_stall is None else traits.can_stall,
+            ats=ats,
+            pasid_enabled=traits.pasid_enabled,
+        )
+        self.masters[dev] = master
+        self.ports[dev] = DmaPort(instance.hw, traits.streams[0], ats=ats, pri=instance.smmu.pri)
+        iommu_setup_default_domain(dev, self._default_domain(dev, traits))
+        if master.stall_enabled and not self.kernel.profile.iopf_at_attach:
+            iopf_queue_add_device(instance.smmu.iopf_queue, dev)
+
+    def _default_domain(self, dev: Device, traits: DeviceTraits) -> IommuDomain:
+        """Return the domain of the group, made for its first device (iommu_group_alloc_default_domain())."""
+        group = dev.iommu_group
+        assert group is not None
+        if group.devices[0] is not dev:
+            assert group.domain is not None
+            return group.domain
+        if traits.default_domain == "stage2":
+            return self.domain_alloc_stage2(dev)
+        fixed = {"identity": self.ops.identity_domain, "blocked": self.ops.blocked_domain}
+        domain = fixed.get(traits.default_domain) or self.domain_alloc_paging(dev)
+        assert isinstance(domain, IommuDomain)
+        return domain
+
+    # --- domains -----------------------------------------------------------------------------------------------
+
+    def _new_domain(
+        self, dev: Device, stage: Stage, type: DomainType, ops: IommuDomainOps, mm: MmStruct | None = None
+    ) -> ArmSmmuDomain:
+        domain = ArmSmmuDomain(self.masters[dev].smmu, stage, type, self.ops, ops, id=self.next_domain, mm=mm)
+        domain.iommu = dev.iommu
+        self.next_domain += 1
+        return domain
+
+    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        """Make an SVA domain for the SMMU of `dev`: an ASID, and a notifier on the mm."""
+        domain = self._alloc_sva(dev, mm)
+        if self.kernel.observers:
+            number, errno = (None, domain.errno) if isinstance(domain, Refusal) else (domain.id, None)
+            self.kernel.emit(events.DomainAllocated(dev.name, number, errno))
+        return domain
+
+    def _alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        errno = self.fail_alloc.pop(dev, None)
+        if errno is not None:
+            return ALLOC_FAILED.refuse(errno, dev=dev.name)
+        smmu = self.masters[dev].smmu
+        if not arm_smmu_sva_supported(smmu):
+            return NO_FEAT_SVA.refuse(dev=dev.name)
+        if not mm.mm_users:
+            return MM_DYING.refuse(mm=mm.name)
+        asid = self._take_asid(smmu)
+        if asid is None:
+            return ASIDS_USED_UP.refuse(count=(1 << smmu.asid_bits) - 1, dev=dev.name, mm=mm.name)
+        domain = self._new_domain(dev, Stage.SVA, DomainType.SVA, self.sva_ops, mm)
+        domain.asid = asid
+        domain.notifier = MmuNotifier(ArmSmmuMmuNotifier(domain))
+        refusal = mmu_notifier_register(domain.notifier, mm)
+        if refusal:
+            self.asids.free(asid)
+            return refusal
+        return domain
+
+    def _take_asid(self, smmu: ArmSmmuDevice) -> int | None:
+        asid = self.asids.lowest_free(1, (1 << smmu.asid_bits) - 1)
+        if asid is not None:
+            self.asids.take(asid)
+        return asid
+
+    def domain_alloc_paging(self, dev: Device) -> IommuDomain | Refusal:
+        """Make a stage 1 domain for kernel-managed DMA, with the kernel's buffer in it."""
+        smmu = self.masters[dev].smmu
+        asid = self._take_asid(smmu)
+        if asid is None:
+            return ASIDS_USED_UP.refuse(count=(1 << smmu.asid_bits) - 1, dev=dev.name, mm="the kernel")
+        domain = self._new_domain(dev, Stage.S1, DomainType.PAGING, self.s1_ops)
+        domain.asid = asid
+        self._map_kernel_buffer(domain)
+        return domain
+
+    def domain_alloc_stage2(self, dev: Device) -> ArmSmmuDomain:
+        """Make a stage 2 domain, as a virtual machine's memory is."""
+        smmu = self.masters[dev].smmu
+        domain = self._new_domain(dev, Stage.S2, DomainType.PAGING, self.s2_ops)
+        vmid = self.vmids.lowest_free(1, (1 << smmu.vmid_bits) - 1)
+        assert vmid is not None
+        self.vmids.take(vmid)
+        domain.vmid = vmid
+        self._map_kernel_buffer(domain)
+        return domain
+
+    def _map_kernel_buffer(self, domain: ArmSmmuDomain) -> None:
+        kernel = self.kernel
+        granule = domain_granule(kernel.page_shift, domain.smmu.granules)
+        domain.table = ArmLpaeTable(kernel, granule, stage2=domain.stage is Stage.S2)
+        for area in process_memory(page_size=kernel.page_size):
+            for iova in range(area.start >> granule << granule, area.end, 1 << granule):
+                domain.table.map_pages(iova, domain.table.buffer_page(), write=True)
+
+    def domain_free(self, domain: IommuDomain) -> None:
+        """Free a domain: its tag, its table, its notifier."""
+        assert isinstance(domain, ArmSmmuDomain)
+        if domain.stage is Stage.SVA:
+            arm_smmu_sva_domain_free(domain)
+        if domain.table is not None:
+            arm_smmu_domain_inv_range(domain, 0, WHOLE)
+            domain.table.free()
+        if domain.asid:
+            self.asids.free(domain.asid)
+        if domain.vmid:
+            self.vmids.free(domain.vmid)
+        if self.kernel.observers:
+            self.kernel.emit(events.DomainFreed(domain.id))
+
+    # --- struct iommu_ops and iommu_domain_ops -----------------------------------------------------------------
+
+    def dev_enable_sva(self, dev: Device) -> Refusal | None:
+        """Answer `iommu_dev_enable_feature(SVA)`, which kernels before 6.16 ask first."""
+        master = self.masters[dev]
+        if arm_smmu_sva_supported(master.smmu) and master.ssid_bits:
+            return None
+        return NO_SVA_TO_ENABLE.refuse(dev=dev.name)
+
+    def sva_set_dev_pasid(
+        self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None
+    ) -> Refusal | None:
+        """Attach an SVA domain to (dev, pasid)."""
+        assert isinstance(domain, ArmSmmuDomain)
+        refusal = self._injected(dev) or arm_smmu_sva_set_dev_pasid(domain, self.masters[dev], pasid)
+        return self._report_set(domain, dev, pasid, old, refusal)
+
+    def s1_set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
+        """Attach a kernel-managed domain to (dev, pasid)."""
+        assert isinstance(domain, ArmSmmuDomain)
+        master = self.masters[dev]
+        cd = arm_smmu_domain_cd(domain, master)
+        refusal = self._injected(dev) or arm_smmu_set_pasid(master, domain, pasid, cd)
+        return self._report_set(domain, dev, pasid, old, refusal)
+
+    def _injected(self, dev: Device) -> Refusal | None:
+        errno = self.fail_set.pop(dev, None)
+        return None if errno is None else SET_FAILED.refuse(errno, dev=dev.name)
+
+    def _report_set(
+        self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None, refusal: Refusal | None
+    ) -> Refusal | None:
+        if self.kernel.observers:
+            errno, label = (refusal.errno if refusal else None), (old.label if old else None)
+            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
+        return refusal
+
+    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
+        """Detach (dev, pasid), as kernels since 6.14 do; never fails."""
+        arm_smmu_clear_pasid(self.masters[dev], pasid)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidBlocked(dev.name, pasid, old.label if old else None))
+        return None
+
+    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
+        """Detach (dev, pasid), as kernels before 6.14 do."""
+        arm_smmu_clear_pasid(self.masters[dev], pasid)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
+
+    def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Attach a domain to the traffic without PASID."""
+        assert isinstance(domain, ArmSmmuDomain)
+        return arm_smmu_attach_dev(domain, self.masters[dev])
+
+    def attach_identity(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Let the traffic without PASID pass."""
+        return self._report_rid(dev, "I", arm_smmu_attach_dev_identity(domain, self.masters[dev]))
+
+    def attach_blocked(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Stop the traffic without PASID."""
+        return self._report_rid(dev, "B", arm_smmu_attach_dev_blocked(domain, self.masters[dev]))
+
+    def _report_rid(self, dev: Device, label: Literal["B", "I"], refusal: Refusal | None) -> Refusal | None:
+        if self.kernel.observers:
+            self.kernel.emit(events.RidAttached(dev.name, label))
+        return refusal
+
+    def page_response(self, dev: Device, fault: Fault, code: int) -> None:
+        """Answer a stalled device."""
+        answer = ResponseCode(code)
+        arm_smmu_page_response(self.masters[dev], fault, answer)
+        if self.kernel.observers:
+            wire = RESUME[answer]
+            self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, code, wire))
+
+    # --- interrupts --------------------------------------------------------------------------------------------
+
+    def _evtq_thread(self, smmu: ArmSmmuDevice) -> None:
+        """arm_smmu_evtq_thread(): a stalled fault goes to the core, or is aborted when the core has no use for it."""
+        for event in arm_smmu_events(smmu):
+            fault = stall_fault(event)
+            master = self._master_of(smmu, event.sid)
+            if fault is None or master is None:
+                self.other_events += 1
+                continue
+            iommu_report_device_fault(master.dev, fault)
+
+    def _priq_thread(self, smmu: ArmSmmuDevice) -> None:
+        """arm_smmu_priq_thread()."""
+        for record in arm_smmu_page_requests(smmu):
+            arm_smmu_handle_ppr(smmu, record)
+
+    def _master_of(self, smmu: ArmSmmuDevice, sid: int) -> ArmSmmuMaster | None:
+        """arm_smmu_find_master()."""
+        masters = (master for master in self.masters.values() if master.smmu is smmu)
+        return next((master for master in masters if sid in master.streams), None)
+
+    def report(self, dev: Device, fault: Fault) -> Refusal | None:
+        """Take a page request as if the SMMU had reported a stalled fault: the record is built, and read again.
+
+        One that is not the last of its group, which no stall can be, goes to the core as it is.
+        """
+        master = self.masters.get(dev)
+        if master is None or not fault.last:
+            return iommu_report_device_fault(dev, fault)
+        heard = stall_fault(stall_event(master.streams[0], fault))
+        assert heard is not None
+        return iommu_report_device_fault(dev, heard)
+
+    # --- devices' accesses -------------------------------------------------------------------------------------
+
+    def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
+        """Read or write memory within one page; a stalled access waits for the kernel's workers."""
+        port = self.ports.get(dev)
+        facts = {"dev": dev.name, "address": address, "pasid": pasid}
+        if port is None:
+            return DMA_BEHIND_NOTHING.fault(**facts)
+        for _ in range(MOST_RETRIES):
+            outcome = port.transfer(pasid, address, data, size)
+            if isinstance(outcome, Stalled):
+                answer = self._wait(dev, port, outcome)
+                if answer is None:
+                    return STALL_UNANSWERED.fault(**facts)
+                if not isinstance(answer, Terminated):
+                    continue
+                outcome = answer
+            if isinstance(outcome, Transferred):
+                return Moved(self._owner(dev, pasid, outcome.address), outcome.data)
+            return _faulted(outcome, facts)
+        return NO_PROGRESS.fault(**facts, times=MOST_RETRIES)
+
+    def _wait(self, dev: Device, port: DmaPort, stalled: Stalled) -> object | None:
+        """Run the workers, and return what became of a stalled access."""
+        assert dev.iommu is not None
+        run_work(self.instances[dev.iommu].smmu.iopf_queue)
+        return port.smmu.answered(stalled)
+
+    def _owner(self, dev: Device, pasid: int, address: int) -> str:
+        """Say whose memory an address is: of several owners, the one that (device, PASID) is for."""
+        owners = self.kernel.page_alloc.owners_of(address)
+        record = self.masters[dev].master_domains.get(pasid)
+        meant = record.domain.mm.name if record is not None and record.domain.mm is not None else ""
+        if meant in owners:
+            return meant
+        return owners[0] if owners else FREED
+
+
+def _faulted(outcome: Terminated | PageRefused, facts: dict[str, object]) -> Faulted:
+    if isinstance(outcome, PageRefused):
+        return PAGE_DENIED.fault(**facts)
+    return Faulted(outcome.rule, outcome.facts)

@@ -1,0 +1,194 @@
+"""What the driver invalidates: TLB entries by ASID, VMID and address, and the ATCs of devices.
+
+Since 7.x a domain has an array of what must be invalidated when its table changes (`Invs`), and a tag that is in no
+array any more is flushed at once. 6.12 walks the domain's devices, and flushes an ASID when its domain is freed.
+
+Source: arm_smmu_tlb_inv_range_asid(), __arm_smmu_tlb_inv_range(), arm_smmu_atc_inv_to_cmd(), arm_smmu_atc_inv_domain()
+(6.12.117), arm_smmu_domain_inv_range(), arm_smmu_invs_merge(), arm_smmu_invs_unref() (7.3.4).
+Not modelled: RCU and the purge of trash entries; batches are issued whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from pasidlab.drivers.arm_smmu_v3.cmdq import (
+    CmdqBatch,
+    arm_smmu_cmdq_batch_submit,
+    arm_smmu_cmdq_issue_cmd_with_sync,
+)
+from pasidlab.hw.smmuv3.commands import ATC_INV_ALL, AtcInv, Command, Tg, TlbiNhAsid, TlbiNhVa, TlbiS12Vmall
+from pasidlab.linux.structs import IOMMU_NO_PASID
+
+if TYPE_CHECKING:
+    from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice
+    from pasidlab.drivers.arm_smmu_v3.domain import ArmSmmuDomain
+    from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster
+
+WHOLE = 0
+"""As a size: everything."""
+_TLBI_PAGES = 1 << 5
+"""A range invalidation covers at most 32 units of its scale."""
+_ATC_SHIFT = 12
+
+
+class InvType(IntEnum):
+    """`enum arm_smmu_inv_type`, in the order in which the commands are issued."""
+
+    S1_ASID = 0
+    S2_VMID = 1
+    ATS = 2
+
+
+class Inv(NamedTuple):
+    """`struct arm_smmu_inv`: one thing to invalidate; `id` is an ASID, a VMID or a StreamID."""
+
+    smmu: ArmSmmuDevice
+    type: InvType
+    id: int
+    ssid: int = 0
+
+
+@dataclass(slots=True)
+class Invs:
+    """`struct arm_smmu_invs`: things to invalidate, each with the number of attachments that need it."""
+
+    users: dict[Inv, int] = field(default_factory=dict)
+
+    def merge(self, added: Invs) -> None:
+        """arm_smmu_invs_merge()."""
+        for inv, count in added.users.items():
+            self.users[inv] = self.users.get(inv, 0) + count
+
+    def unref(self, released: Invs) -> list[Inv]:
+        """arm_smmu_invs_unref(): drop attachments; returns what nobody needs any more."""
+        last = []
+        for inv, count in released.users.items():
+            self.users[inv] -= count
+            if not self.users[inv]:
+                del self.users[inv]
+                last.append(inv)
+        return last
+
+    def in_order(self) -> list[Inv]:
+        """Return the entries by SMMU, type, id and SSID."""
+        return sorted(self.users, key=lambda inv: (inv.smmu.name, inv.type, inv.id, inv.ssid))
+
+
+def arm_smmu_invs_of(master: ArmSmmuMaster, domain: ArmSmmuDomain, ssid: int, ats_enabled: bool) -> Invs:
+    """Return what one attachment of a domain needs invalidated (arm_smmu_master_build_invs())."""
+    invs = Invs()
+    if domain.vmid:
+        invs.users[Inv(master.smmu, InvType.S2_VMID, domain.vmid)] = 1
+    else:
+        invs.users[Inv(master.smmu, InvType.S1_ASID, domain.asid)] = 1
+    if ats_enabled:
+        for sid in master.streams:
+            invs.users[Inv(master.smmu, InvType.ATS, sid, ssid)] = 1
+    return invs
+
+
+# --- a table changed -----------------------------------------------------------------------------------------
+
+
+def arm_smmu_domain_inv_range(domain: ArmSmmuDomain, start: int, size: int) -> None:
+    """Invalidate [start, start + size) of a domain, all of it when `size` is WHOLE: TLBs first, then ATCs."""
+    if domain.smmu.kernel.profile.smmu_invs:
+        _inv_array(domain, start, size)
+        return
+    _tlb_inv(domain.smmu, domain.asid, start, size)
+    batch = CmdqBatch()
+    for record in domain.devices:
+        if record.master.ats_enabled:
+            for sid in record.master.streams:
+                batch.add(arm_smmu_atc_inv_to_cmd(sid, record.ssid, start, size))
+    if batch.cmds:
+        arm_smmu_cmdq_batch_submit(domain.smmu, batch)
+
+
+def _inv_array(domain: ArmSmmuDomain, start: int, size: int) -> None:
+    entries = domain.invs.in_order()
+    for inv in entries:
+        if inv.type is InvType.S1_ASID:
+            _tlb_inv(inv.smmu, inv.id, start, size)
+        elif inv.type is InvType.S2_VMID:
+            arm_smmu_cmdq_issue_cmd_with_sync(inv.smmu, TlbiS12Vmall.make(vmid=inv.id))
+    batch = CmdqBatch()
+    for inv in entries:
+        if inv.type is InvType.ATS:
+            batch.add(arm_smmu_atc_inv_to_cmd(inv.id, inv.ssid, start, size))
+    if batch.cmds:
+        arm_smmu_cmdq_batch_submit(domain.smmu, batch)
+
+
+def _tlb_inv(smmu: ArmSmmuDevice, asid: int, start: int, size: int) -> None:
+    if size == WHOLE:
+        arm_smmu_tlb_inv_asid(smmu, asid)
+        return
+    batch = CmdqBatch(_tlbi_range(smmu, asid, start, size))
+    arm_smmu_cmdq_batch_submit(smmu, batch)
+
+
+def arm_smmu_tlb_inv_asid(smmu: ArmSmmuDevice, asid: int) -> None:
+    """Invalidate an ASID."""
+    arm_smmu_cmdq_issue_cmd_with_sync(smmu, TlbiNhAsid.make(asid=asid))
+
+
+def range_or_whole(smmu: ArmSmmuDevice, size: int) -> int:
+    """Return WHOLE where a range costs too many commands: without range invalidation from page size / 8 pages on."""
+    shift = smmu.kernel.page_shift
+    if not size or size >> 63:
+        return WHOLE
+    too_many = not smmu.range_inv and size >= 1 << (shift - 3) + shift
+    return WHOLE if too_many else size
+
+
+def _tlbi_range(smmu: ArmSmmuDevice, asid: int, start: int, size: int) -> list[Command]:
+    """Cover a range by as few commands as the SMMU allows (__arm_smmu_tlb_inv_range())."""
+    shift = smmu.kernel.page_shift
+    first, pages = start >> shift, -(-(start + size) >> shift) - (start >> shift)
+    if not smmu.range_inv:
+        places = range(first, first + pages)
+        return [TlbiNhVa.make(asid=asid, leaf=True, addr=page << shift) for page in places]
+    cmds: list[Command] = []
+    tg = {12: Tg.GRANULE_4K, 14: Tg.GRANULE_16K, 16: Tg.GRANULE_64K}[shift]
+    while pages:
+        scale = (pages & -pages).bit_length() - 1
+        num = pages >> scale & _TLBI_PAGES - 1
+        cmds.append(TlbiNhVa.make(asid=asid, leaf=True, tg=tg, ttl=3, scale=scale, num=num - 1, addr=first << shift))
+        first += num << scale
+        pages -= num << scale
+    return cmds
+
+
+# --- devices' caches -----------------------------------------------------------------------------------------
+
+
+def arm_smmu_atc_inv_to_cmd(sid: int, ssid: int, start: int, size: int) -> Command:
+    """Return the command that covers a range by one power of two; without SSID it reaches the tagged entries too."""
+    ssv = ssid != IOMMU_NO_PASID
+    if size == WHOLE:
+        return AtcInv.make(sid=sid, ssv=ssv, ssid=ssid, size=ATC_INV_ALL)
+    first, last = start >> _ATC_SHIFT, (start + size - 1) >> _ATC_SHIFT
+    log2_span = (first ^ last).bit_length()
+    first &= -(1 << log2_span)
+    return AtcInv.make(sid=sid, ssv=ssv, ssid=ssid, size=log2_span, addr=first << _ATC_SHIFT)
+
+
+def arm_smmu_atc_inv_master(master: ArmSmmuMaster, ssid: int) -> None:
+    """Let a device forget everything that it cached under an SSID."""
+    batch = CmdqBatch()
+    for sid in master.streams:
+        batch.add(arm_smmu_atc_inv_to_cmd(sid, ssid, 0, WHOLE))
+    arm_smmu_cmdq_batch_submit(master.smmu, batch)
+
+
+def arm_smmu_flush_released(released: list[Inv]) -> None:
+    """Flush the tags that are in no array any more, so that they can be given out again."""
+    for inv in released:
+        if inv.type is InvType.S1_ASID:
+            arm_smmu_tlb_inv_asid(inv.smmu, inv.id)
+        elif inv.type is InvType.S2_VMID:
+            arm_smmu_cmdq_issue_cmd_with_sync(inv.smmu, TlbiS12Vmall.make(vmid=inv.id))

@@ -1,0 +1,386 @@
+"""From StreamID and SubstreamID to a configuration: stream table, STE, CD table, CD.
+
+Each step reads memory, notes the access with the rule it applied, and ends in a configuration or in a `BadConfig`
+with its event. What was read is cached until a CFGI command removes it: STEs by StreamID, CDs by StreamID and
+SubstreamID, and the level 1 descriptors on the way, which CFGI with Leaf=1 leaves alone.
+
+Source: IHI 0070 G.b, 3.3 (data structures), 3.9 and 5.2 (S1DSS), 5.1 to 5.4 (formats), 7.3 (order of checks).
+Not modelled: STE.CONT (neighbouring STEs are read one by one); virtual machine structures (VMS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pasidlab.hw.pagetable.contract import Access, Touch, WalkFault
+from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
+from pasidlab.hw.pagetable.walker import walk
+from pasidlab.hw.smmuv3.caches import Cache
+from pasidlab.hw.smmuv3.contexts import stage1_of, stage2_of
+from pasidlab.hw.smmuv3.features import Features
+from pasidlab.hw.smmuv3.interface import Interface
+from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
+from pasidlab.hw.smmuv3.records import (
+    CBadCd,
+    CBadSte,
+    CBadStreamid,
+    CBadSubstreamid,
+    Event,
+    FCdFetch,
+    FSteFetch,
+    FStreamDisabled,
+)
+from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, S1Dss, S1Fmt, Ste, Strw
+from pasidlab.hw.smmuv3.target import Regime
+from pasidlab.memory import Memory
+from pasidlab.rules import Rule
+
+_SPEC = "IHI 0070 G.b"
+STE_BYTES = CD_BYTES = 64
+L1_BYTES = 8
+LARGEST_SPAN = 11
+SPLITS = (6, 8, 10)
+"""Values of STRTAB_BASE_CFG.SPLIT; any other acts as the first."""
+LEAF_SPLIT = {S1Fmt.LEAF_4K: 6, S1Fmt.LEAF_64K: 10}
+"""SubstreamID bits that index a leaf of a two-level CD table."""
+
+SID_RANGE = Rule(
+    "smmu.sid-range",
+    f"{_SPEC}, 3.3.1",
+    "StreamID >= 2^STRTAB_BASE_CFG.LOG2SIZE",
+    "stream {sid:#x} is beyond the stream table",
+    source=_SPEC,
+)
+L1STD_SPAN = Rule(
+    "smmu.l1std-span",
+    f"{_SPEC}, 5.1 L1STD.Span",
+    "Span is 0, reserved, above SPLIT + 1, or the stream is beyond it",
+    "the stream table has no level 2 entry for stream {sid:#x}",
+    source=_SPEC,
+)
+L1STD_ABORT = Rule(
+    "smmu.l1std-abort",
+    f"{_SPEC}, 7.3 F_STE_FETCH",
+    "external abort on the level 1 descriptor",
+    "the level 1 stream table descriptor of stream {sid:#x} cannot be read",
+    source=_SPEC,
+)
+STE_ABORT = Rule(
+    "smmu.ste-fetch-abort",
+    f"{_SPEC}, 7.3 F_STE_FETCH",
+    "external abort on the STE",
+    "the STE of stream {sid:#x} cannot be read",
+    source=_SPEC,
+)
+L1STD_READ = Rule(
+    "smmu.l1std-read", f"{_SPEC}, 5.1", "Span is in range", "the level 2 stream table is known", source=_SPEC
+)
+STE_READ = Rule("smmu.ste-read", f"{_SPEC}, 5.2", "V == 1 and legal", "stream {sid:#x} has a legal STE", source=_SPEC)
+SSID_WITHOUT_STAGE_1 = Rule(
+    "smmu.ssid-without-stage-1",
+    f"{_SPEC}, 3.9",
+    "SSV == 1 and stage 1 is off",
+    "stream {sid:#x} has no stage 1, so SubstreamID {ssid} means nothing",
+    source=_SPEC,
+)
+SSID_WITHOUT_TABLE = Rule(
+    "smmu.ssid-without-table",
+    f"{_SPEC}, 5.2 STE.S1CDMax",
+    "SSV == 1 and S1CDMax == 0",
+    "stream {sid:#x} has one CD and no substreams; SubstreamID {ssid} is refused",
+    source=_SPEC,
+)
+SSID_RANGE = Rule(
+    "smmu.ssid-range",
+    f"{_SPEC}, 5.2 STE.S1CDMax",
+    "SubstreamID >= 2^S1CDMax",
+    "SubstreamID {ssid} is beyond the CD table of stream {sid:#x}",
+    source=_SPEC,
+)
+S1DSS_TERMINATE = Rule(
+    "smmu.s1dss-terminate",
+    f"{_SPEC}, 5.2 STE.S1DSS",
+    "SSV == 0 and S1DSS is 00 or reserved",
+    "stream {sid:#x} takes no transaction without SubstreamID",
+    source=_SPEC,
+)
+S1DSS_SSID0 = Rule(
+    "smmu.s1dss-ssid0",
+    f"{_SPEC}, 5.2 STE.S1DSS",
+    "SubstreamID 0 is given and S1DSS == 10",
+    "SubstreamID 0 of stream {sid:#x} stands for transactions without one, and cannot be given",
+    source=_SPEC,
+)
+L1CD_INVALID = Rule(
+    "smmu.l1cd-invalid",
+    f"{_SPEC}, 5.3 L1CD.V",
+    "V == 0",
+    "the CD table of stream {sid:#x} has no leaf for SubstreamID {ssid}",
+    source=_SPEC,
+)
+L1CD_ABORT = Rule(
+    "smmu.l1cd-abort",
+    f"{_SPEC}, 7.3 F_CD_FETCH",
+    "external abort on the level 1 descriptor",
+    "the level 1 CD descriptor of stream {sid:#x}, SubstreamID {ssid}, cannot be read",
+    source=_SPEC,
+)
+CD_ABORT = Rule(
+    "smmu.cd-fetch-abort",
+    f"{_SPEC}, 7.3 F_CD_FETCH",
+    "external abort on the CD",
+    "the CD of stream {sid:#x}, SubstreamID {ssid}, cannot be read",
+    source=_SPEC,
+)
+L1CD_READ = Rule("smmu.l1cd-read", f"{_SPEC}, 5.3", "V == 1", "the leaf of the CD table is known", source=_SPEC)
+CD_READ = Rule("smmu.cd-read", f"{_SPEC}, 5.4", "V == 1 and legal", "the CD is legal", source=_SPEC)
+
+
+@dataclass(frozen=True, slots=True)
+class BadConfig:
+    """A configuration that translates nothing: the rule, its event, and where the fetch failed if it did.
+
+    `stage2` is the fault of stage 2 under the fetch of a CD, whose event is that fault's own.
+    """
+
+    rule: Rule
+    event: type[Event]
+    fetch_address: int | None = None
+    stage2: WalkFault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A legal STE, with what every transaction needs of it made ready."""
+
+    ste: Ste
+    config: Config
+    stage2: Stage2 | None
+    regime: Regime
+    vmid: int
+
+    @property
+    def has_stage1(self) -> bool:
+        """Whether stage 1 translates."""
+        return self.config in (Config.STAGE_1, Config.NESTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A legal CD, with the page-table format that it selects."""
+
+    cd: Cd
+    stage1: Stage1
+
+
+Found = Stream | BadConfig
+FoundContext = Context | BadConfig
+_READ = Access()
+
+
+class Lookup:
+    """The configuration side of one SMMU; `capacity` bounds each cache, 0 switches them off."""
+
+    def __init__(self, memory: Memory, features: Features, interface: Interface, capacity: int) -> None:
+        self._memory = memory
+        self._features = features
+        self._interface = interface
+        self._l1stds: Cache[int, L1Std] = Cache(capacity)
+        self._streams: Cache[int, Found] = Cache(capacity)
+        self._l1cds: Cache[tuple[int, int], L1Cd] = Cache(capacity)
+        self._contexts: Cache[tuple[int, int], FoundContext] = Cache(capacity)
+
+    # --- the stream table --------------------------------------------------------------------------------------
+
+    def stream(self, sid: int, touches: list[Touch]) -> Found:
+        """Return the configuration of a stream."""
+        found = self._streams.get(sid)
+        if found is None:
+            found = self._find_stream(sid, touches)
+            if isinstance(found, Stream) or found.event is CBadSte:
+                self._streams.put(sid, found)
+        return found
+
+    def _find_stream(self, sid: int, touches: list[Touch]) -> Found:
+        place = self._ste_address(sid, touches)
+        if isinstance(place, BadConfig):
+            return place
+        raw = self._fetch(place, STE_BYTES)
+        if raw is None:
+            touches.append(Touch(place, None, STE_ABORT, 0, 0))
+            return BadConfig(STE_ABORT, FSteFetch, place)
+        ste = Ste(raw)
+        rule = ste_fault(ste, self._features)
+        touches.append(Touch(place, raw, rule or STE_READ, 0, 0))
+        return BadConfig(rule, CBadSte) if rule else self._stream_of(ste)
+
+    def _ste_address(self, sid: int, touches: list[Touch]) -> int | BadConfig:
+        config = self._interface.strtab_base_cfg
+        log2size = min(config.log2size, self._features.sid_bits)
+        if sid >> log2size:
+            return BadConfig(SID_RANGE, CBadStreamid)
+        base = self._interface.strtab_base.addr
+        if not (config.fmt == 1 and self._features.two_level_streams):
+            return (base & -(STE_BYTES << config.log2size)) + sid * STE_BYTES
+        split = config.split if config.split in SPLITS else SPLITS[0]
+        base &= -max(STE_BYTES, L1_BYTES << max(config.log2size - split, 0))
+        return self._ste_address_level_2(sid, base + (sid >> split) * L1_BYTES, split, touches)
+
+    def _ste_address_level_2(self, sid: int, place: int, split: int, touches: list[Touch]) -> int | BadConfig:
+        l1std = self._l1stds.get(place)
+        if l1std is None:
+            raw = self._fetch(place, L1_BYTES)
+            if raw is None:
+                touches.append(Touch(place, None, L1STD_ABORT, 0, 1))
+                return BadConfig(L1STD_ABORT, FSteFetch, place)
+            l1std = L1Std(raw)
+            spans = 0 < l1std.span <= min(LARGEST_SPAN, split + 1)
+            touches.append(Touch(place, raw, L1STD_READ if spans else L1STD_SPAN, 0, 1))
+            if not spans:
+                return BadConfig(L1STD_SPAN, CBadStreamid)
+            self._l1stds.put(place, l1std)
+        span, index = l1std.span, sid & ((1 << split) - 1)
+        if index >> (span - 1):
+            return BadConfig(L1STD_SPAN, CBadStreamid)
+        return (l1std.l2ptr & -(STE_BYTES << (span - 1))) + index * STE_BYTES
+
+    def _stream_of(self, ste: Ste) -> Stream:
+        if not self._features.ssid_bits:
+            ste = ste.replace(s1cdmax=0)
+        config = ste.config
+        stage2 = stage2_of(ste, self._features) if config in (Config.STAGE_2, Config.NESTED) else None
+        el2 = config is Config.STAGE_1 and ste.strw is Strw.EL2
+        return Stream(ste, config, stage2, Regime.EL2 if el2 else Regime.NH, 0 if el2 else ste.s2vmid)
+
+    # --- the CD table ------------------------------------------------------------------------------------------
+
+    def context(self, sid: int, stream: Stream, ssid: int | None, touches: list[Touch]) -> FoundContext | None:
+        """Return the context of a transaction of a stream with stage 1; None where S1DSS bypasses stage 1."""
+        index = _cd_index(stream.ste, ssid)
+        if not isinstance(index, int):
+            return index
+        found = self._contexts.get((sid, index))
+        if found is None:
+            found = self._find_context(sid, stream, index, touches)
+            if isinstance(found, Context) or found.event is CBadCd:
+                self._contexts.put((sid, index), found)
+        return found
+
+    def _find_context(self, sid: int, stream: Stream, index: int, touches: list[Touch]) -> FoundContext:
+        place = self._cd_address(sid, stream, index, touches)
+        if isinstance(place, BadConfig):
+            return place
+        through = self._through_stage2(stream, place, touches)
+        if isinstance(through, BadConfig):
+            return through
+        raw = self._fetch(through, CD_BYTES)
+        if raw is None:
+            touches.append(Touch(through, None, CD_ABORT, 0, 0))
+            return BadConfig(CD_ABORT, FCdFetch, through)
+        cd = Cd(raw)
+        e2h = stream.regime is Regime.EL2 and self._interface.cr2.e2h
+        high_half = stream.regime is not Regime.EL2 or e2h
+        rule = cd_fault(cd, stream.ste, self._features, high_half=high_half)
+        touches.append(Touch(through, raw, rule or CD_READ, 0, 0))
+        if rule:
+            return BadConfig(rule, CBadCd)
+        return Context(cd, stage1_of(cd, self._features, high_half=high_half, el2=stream.regime is Regime.EL2))
+
+    def _cd_address(self, sid: int, stream: Stream, index: int, touches: list[Touch]) -> int | BadConfig:
+        """Return the address of a CD, an IPA where stage 2 translates."""
+        ste = stream.ste
+        split = LEAF_SPLIT.get(ste.s1fmt) if ste.s1cdmax else None
+        if split is None:
+            return (ste.s1contextptr & -(CD_BYTES << ste.s1cdmax)) + index * CD_BYTES
+        l1cd = self._l1cds.get((sid, index >> split))
+        if l1cd is None:
+            base = ste.s1contextptr & -max(CD_BYTES, L1_BYTES << max(ste.s1cdmax - split, 0))
+            read = self._read_l1cd(stream, base + (index >> split) * L1_BYTES, touches)
+            if isinstance(read, BadConfig):
+                return read
+            l1cd = read
+            self._l1cds.put((sid, index >> split), l1cd)
+        if not l1cd.v:
+            return BadConfig(L1CD_INVALID, CBadSubstreamid)
+        return (l1cd.l2ptr & -(CD_BYTES << split)) + (index & ((1 << split) - 1)) * CD_BYTES
+
+    def _read_l1cd(self, stream: Stream, place: int, touches: list[Touch]) -> L1Cd | BadConfig:
+        through = self._through_stage2(stream, place, touches)
+        if isinstance(through, BadConfig):
+            return through
+        raw = self._fetch(through, L1_BYTES)
+        if raw is None:
+            touches.append(Touch(through, None, L1CD_ABORT, 0, 1))
+            return BadConfig(L1CD_ABORT, FCdFetch, through)
+        l1cd = L1Cd(raw)
+        touches.append(Touch(through, raw, L1CD_READ if l1cd.v else L1CD_INVALID, 0, 1))
+        return l1cd
+
+    def _through_stage2(self, stream: Stream, address: int, touches: list[Touch]) -> int | BadConfig:
+        """Translate the address of a CD or L1CD by stage 2, if there is one."""
+        if stream.stage2 is None:
+            return address
+        leaf = walk(self._memory, stream.stage2, address, _READ, touches)
+        return BadConfig(leaf.rule, FCdFetch, stage2=leaf) if isinstance(leaf, WalkFault) else leaf.output
+
+    def _fetch(self, address: int, size: int) -> int | None:
+        """Read a structure; an address beyond the output address size is an abort too."""
+        if address >> self._features.oas_bits:
+            return None
+        data = self._memory.load(address, size)
+        return None if data is None else int.from_bytes(data, "little")
+
+    # --- invalidation ------------------------------------------------------------------------------------------
+
+    def forget_stream(self, sid: int, leaf: bool) -> None:
+        """CFGI_STE: the STE and every CD that was found through it, and without Leaf the level 1 descriptors."""
+        self._streams.drop(sid)
+        self.forget_contexts(sid)
+        if not leaf:
+            self._l1stds.entries.clear()
+
+    def forget_streams(self, first: int, lg2: int) -> None:
+        """CFGI_STE_RANGE: 2**`lg2` streams, aligned."""
+        for sid in {sid for sid in self._streams.entries if sid >> lg2 == first >> lg2}:
+            self._streams.drop(sid)
+        for cds in (self._contexts, self._l1cds):
+            for key in [key for key in cds.entries if key[0] >> lg2 == first >> lg2]:
+                cds.entries.pop(key, None)
+        self._l1stds.entries.clear()
+
+    def forget_context(self, sid: int, ssid: int, leaf: bool) -> None:
+        """CFGI_CD: one CD, and without Leaf the level 1 descriptors of the stream's CD table."""
+        self._contexts.drop((sid, ssid))
+        if not leaf:
+            for key in [key for key in self._l1cds.entries if key[0] == sid]:
+                self._l1cds.drop(key)
+
+    def forget_contexts(self, sid: int) -> None:
+        """CFGI_CD_ALL: every CD and level 1 descriptor of a stream's CD table."""
+        for cds in (self._contexts, self._l1cds):
+            for key in [key for key in cds.entries if key[0] == sid]:
+                cds.entries.pop(key, None)
+
+    def forget_all(self) -> None:
+        """CFGI_ALL."""
+        for cache in (self._l1stds, self._streams, self._l1cds, self._contexts):
+            cache.entries.clear()
+
+
+def _cd_index(ste: Ste, ssid: int | None) -> int | BadConfig | None:
+    """Return which CD a transaction uses, by the rules of S1CDMax and S1DSS; None bypasses stage 1."""
+    if not ste.s1cdmax:
+        return 0 if ssid is None else BadConfig(SSID_WITHOUT_TABLE, CBadSubstreamid)
+    if ssid is None:
+        return _without_ssid(ste)
+    if ssid >> ste.s1cdmax:
+        return BadConfig(SSID_RANGE, CBadSubstreamid)
+    if ssid == 0 and ste.s1dss is S1Dss.SSID0:
+        return BadConfig(S1DSS_SSID0, FStreamDisabled)
+    return ssid
+
+
+def _without_ssid(ste: Ste) -> int | BadConfig | None:
+    if ste.s1dss is S1Dss.SSID0:
+        return 0
+    return None if ste.s1dss is S1Dss.BYPASS else BadConfig(S1DSS_TERMINATE, FStreamDisabled)

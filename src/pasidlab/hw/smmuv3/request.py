@@ -1,0 +1,140 @@
+"""What reaches an SMMU from a device, and what becomes of it.
+
+Source: IHI 0070 G.b, 3.2 (stream and substream identifiers), 3.9 (PCIe ATS), 3.12 (fault models).
+Not modelled: memory attributes and security states of transactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from pasidlab.hw.pagetable.contract import Access, Rights, WalkFault
+from pasidlab.hw.smmuv3.records import Event
+from pasidlab.rules import Rule
+
+
+class Operation(StrEnum):
+    """What a transaction does to memory."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Ats(Enum):
+    """How a transaction relates to PCIe ATS."""
+
+    UNTRANSLATED = "untranslated"
+    TRANSLATION_REQUEST = "translation request"
+    TRANSLATED = "translated"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One transaction of a device.
+
+    Attributes:
+        sid: the StreamID.
+        ssid: the SubstreamID, which is the PASID; None is a transaction without.
+        address: where to; for a translated transaction the physical address.
+        access: read or write; of an ATS translation request, what is hoped for.
+        privileged, instruction: as the device says; the STE may override them.
+        ats: untranslated, an ATS translation request, or already translated.
+    """
+
+    sid: int
+    ssid: int | None = None
+    address: int = 0
+    access: Operation = Operation.READ
+    privileged: bool = False
+    instruction: bool = False
+    ats: Ats = Ats.UNTRANSLATED
+
+    @property
+    def wants(self) -> Access:
+        """The access as page tables judge it."""
+        return Access(self.access is Operation.WRITE, self.instruction, self.privileged)
+
+
+class Completion(Enum):
+    """How a transaction that is not translated ends at the device."""
+
+    ABORT = "aborted"
+    RAZ_WI = "read as zero, write ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """The transaction goes on to `address`; the 2**`lg2` bytes around it are translated alike, with `rights`."""
+
+    address: int
+    lg2: int
+    rights: Rights
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """The transaction ended here: by which rule, with which event record (None is silence)."""
+
+    request: Request
+    rule: Rule
+    completion: Completion = Completion.ABORT
+    event: Event | None = None
+    fault: WalkFault | None = None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the rule's sentence needs."""
+        return facts(self.request, self.fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The transaction waits for software. `stag` names it in CMD_RESUME; None: all tags are in use, ask again."""
+
+    request: Request
+    rule: Rule
+    stag: int | None
+    event: Event | None = None
+    fault: WalkFault | None = None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the rule's sentence needs."""
+        return facts(self.request, self.fault)
+
+
+class AtsStatus(Enum):
+    """Completion status of an ATS translation request."""
+
+    SUCCESS = "Success"
+    UNSUPPORTED_REQUEST = "UR"
+    COMPLETER_ABORT = "CA"
+
+
+@dataclass(frozen=True, slots=True)
+class AtsCompletion:
+    """The answer to an ATS translation request; `read` and `write` both false is a page that is not there."""
+
+    request: Request
+    status: AtsStatus
+    rule: Rule
+    address: int = 0
+    lg2: int = 12
+    read: bool = False
+    write: bool = False
+    execute: bool = False
+    global_: bool = False
+    event: Event | None = None
+
+
+Outcome = Translated | Terminated | Stalled
+
+
+def facts(request: Request, fault: WalkFault | None = None) -> dict[str, object]:
+    """Return what the sentence of a hardware rule may name: `sid`, `ssid`, `address`, `stage` and `level`."""
+    ssid = "none" if request.ssid is None else f"{request.ssid:#x}"
+    address = request.address if fault is None else fault.address
+    stage, level = (0, 0) if fault is None else (fault.stage, fault.level)
+    return {"sid": request.sid, "ssid": ssid, "address": address, "stage": stage, "level": level}

@@ -21,6 +21,7 @@ pasid_bits = 2
 [[process]]
 name = "a"
 """
+SMMU = '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\nsid_bits = 4\n'
 SHOW = '\n[[step]]\ndo = "show"\n'
 
 
@@ -50,7 +51,44 @@ MISTAKES = {
     ),
     "model that comes later": (
         '[[iommu]]\nname = "s"\nmodel = "intel-vtd"\n' + SHOW,
-        r"iommu\[0\]\.model = 'intel-vtd': .*allowed: mock",
+        r"iommu\[0\]\.model = 'intel-vtd': .*allowed: arm-smmu-v3, mock",
+    ),
+    "smmu key of a mock": (
+        '[[iommu]]\nname = "s"\nssid_bits = 4\n' + SHOW,
+        r"iommu\[0\]\.ssid_bits: only an IOMMU of model arm-smmu-v3 has it",
+    ),
+    "acting smmu": (
+        '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\nops = "amd-vi"\n' + SHOW,
+        r"iommu\[0\]\.ops = 'amd-vi': only a mock acts like other drivers",
+    ),
+    "pri without ats": (
+        '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\npri = true\n' + SHOW,
+        r"iommu\[0\]\.pri: needs ats = true",
+    ),
+    "stream of a mock's device": (
+        '[[device]]\nname = "d"\nstream_id = 4\n' + SHOW,
+        r"device\[0\]\.stream_id: only a device behind an arm-smmu-v3 has it",
+    ),
+    "stream too large": (
+        SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = 16\n' + SHOW,
+        r"device\[0\]\.stream_id: StreamID 16 does not fit the SMMU's sid_bits = 4",
+    ),
+    "stream twice": (
+        SMMU
+        + '[[device]]\nname = "d"\niommu = "s"\nstream_id = 5\n[[device]]\nname = "e"\niommu = "s"\nstream_id = 5\n'
+        + SHOW,
+        r"device\[1\]\.stream_id: StreamID 5 is another device's",
+    ),
+    "no stream": (
+        SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = []\n' + SHOW,
+        r"device\[0\]\.stream_id = \[\]: a device has one StreamID at least",
+    ),
+    "default domain of the second": (
+        SMMU
+        + '[[device]]\nname = "d"\niommu = "s"\ngroup = "g"\n'
+        + '[[device]]\nname = "e"\niommu = "s"\ngroup = "g"\ndefault_domain = "identity"\n'
+        + SHOW,
+        r"device\[1\]\.default_domain: the first device of group 'g' says it",
     ),
     "option": (
         '[options]\nguard = "wall"\n' + SHOW,

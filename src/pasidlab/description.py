@@ -203,9 +203,17 @@ def _check_smmus(spec: MachineSpec) -> None:
             raise InputError(f"{place}: only a mock acts like other drivers; leave it out for arm-smmu-v3")
         if iommu.pri and not iommu.ats:
             raise InputError(f"iommu[{index}].pri: needs ats = true")
+        if iommu.two_level is False and (iommu.sid_bits or 0) > SID_BITS:
+            place = f"iommu[{index}].sid_bits = {iommu.sid_bits}"
+            raise InputError(f"{place}: a linear stream table, two_level = false, has {SID_BITS} bits at most")
     for index, device in enumerate(spec.device):
         if models.get(device.iommu or "") != "arm-smmu-v3":
             _check_unset(f"device[{index}]", device, SMMU_DEVICE_KEYS, "a device behind an arm-smmu-v3")
+        if device.default_domain is not None and device.group in {other.group for other in spec.device[:index]} - {
+            None
+        }:
+            place = f"device[{index}].default_domain"
+            raise InputError(f"{place}: the first device of group {device.group!r} says it for the whole group")
 
 
 def _check_unset(place: str, item: Struct, keys: tuple[str, ...], who: str) -> None:

@@ -9,7 +9,7 @@ Not modelled: claims of a whole group at once, the domain changes that come with
 from __future__ import annotations
 
 from pasidlab.errors import Errno
-from pasidlab.linux.structs import Device
+from pasidlab.linux.structs import Device, IommuDomain, IommuGroup
 from pasidlab.rules import WAS_READ, Refusal, Rule
 
 _OWNER = "iommu_device_claim_dma_owner (drivers/iommu/iommu.c)"
@@ -103,7 +103,7 @@ def iommu_device_claim_dma_owner(dev: Device, owner: object) -> Refusal | None:
         return OWNER_PASIDS.refuse(dev=dev.name, pasids=", ".join(map(str, sorted(group.pasid_array))))
     else:
         group.owner = owner
-        group.domain = dev.ops.blocked_domain
+        _set_group_domain(group, dev.ops.blocked_domain)
     group.owner_cnt += 1
     dev.kernel.decided(OWNER_CLAIMED, dev=dev.name)
     return None
@@ -122,5 +122,15 @@ def iommu_device_release_dma_owner(dev: Device) -> None:
         return
     group.owner_cnt = 0
     group.owner = None
-    group.domain = group.default_domain
+    _set_group_domain(group, group.default_domain)
     dev.kernel.decided(OWNER_RELEASED, dev=dev.name)
+
+
+def _set_group_domain(group: IommuGroup, domain: IommuDomain | None) -> None:
+    """Attach the traffic without PASID of every member (`__iommu_group_set_domain_nofail`)."""
+    group.domain = domain
+    if domain is None or domain.ops.attach_dev is None:
+        return
+    for member in group.devices:
+        if domain.ops.attach_dev(domain, member):
+            member.kernel.warn("__iommu_group_set_domain_nofail", f"{member.name} refuses the domain")

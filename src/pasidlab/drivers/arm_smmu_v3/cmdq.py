@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pasidlab.errors import ModelError
-from pasidlab.hw.smmuv3.commands import Command, Sync
+from pasidlab.hw.smmuv3.commands import Command, Cs, Sync
 from pasidlab.hw.smmuv3.registers import CmdqCons, CmdqErr, Gerror, Offset
+from pasidlab.hw.smmuv3.structures import Shareability
 
 if TYPE_CHECKING:
     from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice
 
 CMDQ_ENT_BYTES = 16
+_OUTER_INNER_WRITE_BACK = 0xF
+CMD_SYNC = Sync.make(cs=Cs.SEV, msh=Shareability.ISH, msiattr=_OUTER_INNER_WRITE_BACK)
+"""What the driver issues where it uses no MSI."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -61,7 +65,7 @@ def arm_smmu_cmdq_issue_cmdlist(smmu: ArmSmmuDevice, cmds: Iterable[Command], *,
     for cmd in cmds:
         _publish(smmu, cmd)
     if sync:
-        _publish(smmu, Sync.make())
+        _publish(smmu, CMD_SYNC)
 
 
 def _publish(smmu: ArmSmmuDevice, cmd: Command) -> None:
@@ -85,7 +89,7 @@ def arm_smmu_cmdq_skip_err(smmu: ArmSmmuDevice) -> None:
     smmu.kernel.warn("arm_smmu_cmdq_skip_err", f"{smmu.name}: CMDQ error {CmdqErr(error).name}")
     if error == CmdqErr.ILL:
         index = cons.rd & (1 << queue.max_n_shift) - 1
-        smmu.kernel.memory.store(queue.base + index * CMDQ_ENT_BYTES, Sync.make().pack())
+        smmu.kernel.memory.store(queue.base + index * CMDQ_ENT_BYTES, CMD_SYNC.pack())
 
 
 def arm_smmu_gerror_handler(smmu: ArmSmmuDevice) -> None:

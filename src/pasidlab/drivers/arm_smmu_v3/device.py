@@ -15,7 +15,6 @@ from typing import Protocol
 
 from pasidlab.drivers.arm_smmu_v3.cmdq import (
     CmdQueue,
-    arm_smmu_cmdq_issue_cmd,
     arm_smmu_cmdq_issue_cmd_with_sync,
     arm_smmu_gerror_handler,
 )
@@ -46,6 +45,7 @@ from pasidlab.hw.smmuv3.structures import OAS_BITS, AddressSize, L1Std, Ste, Tg0
 from pasidlab.linux import pgtable
 from pasidlab.linux.iopf import IopfQueue
 from pasidlab.linux.kernel import Kernel
+from pasidlab.pasid import PasidSpace
 
 STRTAB_SPLIT = 8
 STRTAB_MAX_L1_ENTRIES = 1 << 17
@@ -100,6 +100,7 @@ class ArmSmmuDevice:
         range_inv, ats, pri, coherent: FEAT_RANGE_INV, FEAT_ATS, FEAT_PRI, FEAT_COHERENCY.
         granules: log2 of each granule (pgsize_bitmap).
         cpu: what SVA takes from the CPU.
+        vmid_map: the VMIDs in use.
         on_events, on_page_requests: the queues' interrupt threads.
     """
 
@@ -123,6 +124,7 @@ class ArmSmmuDevice:
     evtq: Queue
     priq: Queue
     strtab: StrtabCfg
+    vmid_map: PasidSpace = field(default_factory=PasidSpace)
     iopf_queue: IopfQueue = field(default_factory=IopfQueue)
     on_events: Callable[[], None] | None = None
     on_page_requests: Callable[[], None] | None = None
@@ -178,10 +180,15 @@ def arm_smmu_device_probe(kernel: Kernel, name: str, registers: Registers) -> Ar
         cmdq=CmdQueue(_alloc(kernel, idr1.cmdqs, 16), idr1.cmdqs),
         evtq=Queue(_alloc(kernel, idr1.eventqs, EVTQ_ENT_BYTES), idr1.eventqs),
         priq=Queue(_alloc(kernel, idr1.priqs, PRIQ_ENT_BYTES), idr1.priqs),
-        strtab=arm_smmu_init_strtab(kernel, idr1.sidsize, idr0.st_level is StLevel.TWO_LEVEL),
+        strtab=arm_smmu_init_strtab(kernel, idr1.sidsize, _two_level_streams(idr0, idr1)),
     )
     arm_smmu_device_reset(smmu)
     return smmu
+
+
+def _two_level_streams(idr0: Idr0, idr1: Idr1) -> bool:
+    """FEAT_2_LVL_STRTAB, which StreamIDs that fit into one level 2 table do without."""
+    return idr0.st_level is StLevel.TWO_LEVEL and idr1.sidsize > STRTAB_SPLIT
 
 
 def _entry_features(idr0: Idr0, idr1: Idr1) -> Features:
@@ -269,7 +276,7 @@ def arm_smmu_device_reset(smmu: ArmSmmuDevice) -> None:
     write(Offset.CMDQ_CONS, 0)
     enables = _enable(smmu, Cr0(cmdqen=True))
     arm_smmu_cmdq_issue_cmd_with_sync(smmu, CfgiSteRange.make(range=CFGI_ALL_RANGE))
-    arm_smmu_cmdq_issue_cmd(smmu, TlbiNsnhAll.make())
+    arm_smmu_cmdq_issue_cmd_with_sync(smmu, TlbiNsnhAll.make())
 
     write(Offset.EVENTQ_BASE, EventqBase(addr=smmu.evtq.base, log2size=smmu.evtq.max_n_shift, wa=True))
     write(Offset.EVENTQ_PROD, 0)

@@ -110,7 +110,8 @@ class ArmSmmuDomain(IommuDomain):
     """`struct arm_smmu_domain`.
 
     `asid` tags stage 1, `vmid` stage 2; `table` is the kernel's own page table, `notifier` watches the mm of an SVA
-    domain; `devices` are its attachments (6.12 walks them), `invs` what 7.3 invalidates when its table changes.
+    domain; `devices` are its attachments, the newest first (6.12 walks them), `invs` what 7.3 invalidates when its
+    table changes.
     """
 
     __slots__ = ("asid", "devices", "invs", "notifier", "smmu", "stage", "table", "vmid")
@@ -176,28 +177,36 @@ def arm_smmu_attach_prepare(
         if refusal:
             return refusal
         state.new = ArmSmmuMasterDomain(master, smmu_domain, ssid)
-        smmu_domain.devices.append(state.new)
+        smmu_domain.devices.insert(0, state.new)
         smmu_domain.invs.merge(arm_smmu_invs_of(master, smmu_domain, ssid, state.ats_enabled))
     if state.old is not None:
         state.released = arm_smmu_invs_of(master, state.old.domain, ssid, master.ats_enabled)
     if master.ats_enabled and not state.ats_enabled:
-        master.ats_enabled = False
+        master.pci_ats = False
     return state
 
 
 def arm_smmu_attach_commit(state: AttachState) -> None:
-    """Switch ATS on, or flush what the device cached of the SSID; let the old domain go, with its invalidations."""
+    """Flush what the device cached, all of it where ATS goes on or off; let the old domain and its invalidations go."""
     master = state.master
     if state.ats_enabled and not master.ats_enabled:
-        arm_smmu_atc_inv_master(master, IOMMU_NO_PASID)
-    elif master.ats_enabled:
+        arm_smmu_enable_ats(master)
+    elif state.ats_enabled:
         arm_smmu_atc_inv_master(master, state.ssid)
+    elif master.ats_enabled:
+        arm_smmu_atc_inv_master(master, IOMMU_NO_PASID)
     if state.old is not None:
         arm_smmu_remove_master_domain(state.old, state.released)
     master.master_domains.pop(state.ssid, None)
     if state.new is not None:
         master.master_domains[state.ssid] = state.new
     master.ats_enabled = state.ats_enabled
+
+
+def arm_smmu_enable_ats(master: ArmSmmuMaster) -> None:
+    """Switch ATS on in a device that has forgotten everything: an invalidation without PASID is one of all PASIDs."""
+    arm_smmu_atc_inv_master(master, IOMMU_NO_PASID)
+    master.pci_ats = True
 
 
 def arm_smmu_remove_master_domain(record: ArmSmmuMasterDomain, released: Invs) -> None:

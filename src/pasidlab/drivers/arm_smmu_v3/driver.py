@@ -13,6 +13,7 @@ Not modelled: nested domains, dirty tracking, release of devices.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from pasidlab import events
@@ -66,6 +67,14 @@ FREED = "freed memory"
 MOST_RETRIES = 8
 """How often a device may find its page gone again before the model gives up."""
 
+ENABLE_IOPF_STREAMS = Rule(
+    "arm-smmu-v3.enable-iopf-streams",
+    "arm_smmu_dev_enable_feature(IOPF) (drivers/iommu/arm/arm-smmu-v3)",
+    "master->num_streams != 1",
+    "{dev} stalls and has several streams: its faults cannot be told apart",
+    Errno.EINVAL,
+    "6.12.117 (read)",
+)
 ASIDS_USED_UP = Rule(
     "arm-smmu-v3.no-asid",
     "arm_smmu_sva_domain_alloc (drivers/iommu/arm/arm-smmu-v3)",
@@ -74,14 +83,17 @@ ASIDS_USED_UP = Rule(
     Errno.EBUSY,
     source=WAS_READ,
 )
-DMA_BEHIND_NOTHING = Rule(
-    "dma.no-smmu", "the SMMU", "the device is behind none", "{dev} is behind no SMMU: the access is blocked"
-)
 STALL_UNANSWERED = Rule(
     "dma.stall-unanswered",
     "the SMMU",
     "software has not answered the stall",
     "the access of {dev} to {address:#x} under PASID {pasid} is stalled, and nobody answers",
+)
+PAGE_LOST = Rule(
+    "dma.page-lost",
+    "the device",
+    "no translation with that right, and no page request interface",
+    "{dev} has no translation of {address:#x} under PASID {pasid} and cannot ask for the page: the access is lost",
 )
 NO_PROGRESS = Rule(
     "dma.no-progress",
@@ -131,7 +143,7 @@ class ArmSmmuDriver:
 
     Attributes:
         fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
-        asids: the one machine-wide space of ASIDs (arm_smmu_asid_xa); `vmids` likewise.
+        asids: the one machine-wide space of ASIDs (arm_smmu_asid_xa).
         masters, ports: the driver's and the hardware's side of each device.
         other_events: records that were no stall.
     """
@@ -144,7 +156,6 @@ class ArmSmmuDriver:
     ports: dict[Device, DmaPort] = field(default_factory=dict)
     traits: dict[Device, DeviceTraits] = field(default_factory=dict)
     asids: PasidSpace = field(default_factory=PasidSpace)
-    vmids: PasidSpace = field(default_factory=PasidSpace)
     other_events: int = 0
     next_domain: int = 0
     ops: IommuOps = field(init=False)
@@ -182,8 +193,8 @@ class ArmSmmuDriver:
         sva = arm_smmu_sva_supported(smmu)
         iommu = IommuDevice(name, self.ops, bound, smmu.iopf_queue, per_device, sva)
         self.instances[iommu] = Instance(hw, smmu)
-        smmu.on_events = lambda: self._evtq_thread(smmu)
-        smmu.on_page_requests = lambda: self._priq_thread(smmu)
+        smmu.on_events = partial(self._evtq_thread, smmu)
+        smmu.on_page_requests = partial(self._priq_thread, smmu)
         return iommu
 
     def describe(self, dev: Device, traits: DeviceTraits) -> None:
@@ -206,7 +217,7 @@ class ArmSmmuDriver:
         self.masters[dev] = master
         self.ports[dev] = DmaPort(instance.hw, traits.streams[0], ats=ats, pri=instance.smmu.pri)
         iommu_setup_default_domain(dev, self._default_domain(dev, traits))
-        if master.stall_enabled and not self.kernel.profile.iopf_at_attach:
+        if _takes_stalls(master) and not self.kernel.profile.iopf_at_attach:
             iopf_queue_add_device(instance.smmu.iopf_queue, dev)
 
     def _default_domain(self, dev: Device, traits: DeviceTraits) -> IommuDomain:
@@ -283,9 +294,9 @@ class ArmSmmuDriver:
         """Make a stage 2 domain, as a virtual machine's memory is."""
         smmu = self.masters[dev].smmu
         domain = self._new_domain(dev, Stage.S2, DomainType.PAGING, self.s2_ops)
-        vmid = self.vmids.lowest_free(1, (1 << smmu.vmid_bits) - 1)
+        vmid = smmu.vmid_map.lowest_free(1, (1 << smmu.vmid_bits) - 1)
         assert vmid is not None
-        self.vmids.take(vmid)
+        smmu.vmid_map.take(vmid)
         domain.vmid = vmid
         self._map_kernel_buffer(domain)
         return domain
@@ -309,15 +320,17 @@ class ArmSmmuDriver:
         if domain.asid:
             self.asids.free(domain.asid)
         if domain.vmid:
-            self.vmids.free(domain.vmid)
+            domain.smmu.vmid_map.free(domain.vmid)
         if self.kernel.observers:
             self.kernel.emit(events.DomainFreed(domain.id))
 
     # --- struct iommu_ops and iommu_domain_ops -----------------------------------------------------------------
 
     def dev_enable_sva(self, dev: Device) -> Refusal | None:
-        """Answer `iommu_dev_enable_feature(SVA)`, which kernels before 6.16 ask first."""
+        """Answer `iommu_dev_enable_feature()` of page faults, if the device stalls, and SVA: asked before 6.16."""
         master = self.masters[dev]
+        if master.stall_enabled and not _takes_stalls(master):
+            return ENABLE_IOPF_STREAMS.refuse(dev=dev.name)
         if arm_smmu_sva_supported(master.smmu) and master.ssid_bits:
             return None
         return NO_SVA_TO_ENABLE.refuse(dev=dev.name)
@@ -386,7 +399,7 @@ class ArmSmmuDriver:
         answer = ResponseCode(code)
         arm_smmu_page_response(self.masters[dev], fault, answer)
         if self.kernel.observers:
-            wire = RESUME[answer]
+            wire = RESUME[answer] if self.masters[dev].stall_enabled else ""
             self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, code, wire))
 
     # --- interrupts --------------------------------------------------------------------------------------------
@@ -416,10 +429,9 @@ class ArmSmmuDriver:
 
         One that is not the last of its group, which no stall can be, goes to the core as it is.
         """
-        master = self.masters.get(dev)
-        if master is None or not fault.last:
+        if not fault.last:
             return iommu_report_device_fault(dev, fault)
-        heard = stall_fault(stall_event(master.streams[0], fault))
+        heard = stall_fault(stall_event(self.masters[dev].streams[0], fault))
         assert heard is not None
         return iommu_report_device_fault(dev, heard)
 
@@ -427,10 +439,8 @@ class ArmSmmuDriver:
 
     def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
         """Read or write memory within one page; a stalled access waits for the kernel's workers."""
-        port = self.ports.get(dev)
-        facts = {"dev": dev.name, "address": address, "pasid": pasid}
-        if port is None:
-            return DMA_BEHIND_NOTHING.fault(**facts)
+        port, facts = self.ports[dev], {"dev": dev.name, "address": address, "pasid": pasid}
+        port.ats = self.masters[dev].pci_ats
         for _ in range(MOST_RETRIES):
             outcome = port.transfer(pasid, address, data, size)
             if isinstance(outcome, Stalled):
@@ -461,7 +471,13 @@ class ArmSmmuDriver:
         return owners[0] if owners else FREED
 
 
+def _takes_stalls(master: ArmSmmuMaster) -> bool:
+    """arm_smmu_master_iopf_supported(), before 6.16."""
+    return master.stall_enabled and len(master.streams) == 1
+
+
 def _faulted(outcome: Terminated | PageRefused, facts: dict[str, object]) -> Faulted:
     if isinstance(outcome, PageRefused):
-        return PAGE_DENIED.fault(**facts)
+        rule = PAGE_LOST if outcome.response is None else PAGE_DENIED
+        return rule.fault(**facts)
     return Faulted(outcome.rule, outcome.facts)

@@ -13,15 +13,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd, arm_smmu_cmdq_issue_cmd_with_sync
+from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd
 from pasidlab.drivers.arm_smmu_v3.device import EVTQ_ENT_BYTES, PRIQ_ENT_BYTES, ArmSmmuDevice, Queue
 from pasidlab.hw.smmuv3.commands import PriResp, Resp, Resume
 from pasidlab.hw.smmuv3.records import Event, FAccess, FAddrSize, FPermission, FTranslation, PriRecord, event_of
 from pasidlab.hw.smmuv3.registers import EventqCons, EventqProd, Offset
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault, ResponseCode
+from pasidlab.rules import WAS_READ, Rule
 
 if TYPE_CHECKING:
     from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster
+
+PRI_DENIED = Rule(
+    "arm-smmu-v3.pri-denied",
+    "arm_smmu_handle_ppr (drivers/iommu/arm/arm-smmu-v3)",
+    "any page request; the last of its group is answered",
+    "{smmu} prints that it did not expect a page request of stream {sid:#x}, and denies it",
+    source=WAS_READ,
+)
 
 StallEvent = FTranslation | FAddrSize | FAccess | FPermission
 
@@ -81,7 +90,7 @@ def stall_event(sid: int, fault: Fault) -> Event:
 
 def arm_smmu_handle_ppr(smmu: ArmSmmuDevice, record: PriRecord) -> None:
     """Deny a page request of a device, once for its group."""
-    smmu.kernel.warn("arm_smmu_handle_ppr", f"{smmu.name}: unexpected PRI request of stream {record.sid:#x}")
+    smmu.kernel.decided(PRI_DENIED, smmu=smmu.name, sid=record.sid)
     if not record.last:
         return
     response = PriResp.make(
@@ -91,10 +100,10 @@ def arm_smmu_handle_ppr(smmu: ArmSmmuDevice, record: PriRecord) -> None:
 
 
 def arm_smmu_page_response(master: ArmSmmuMaster, fault: Fault, code: ResponseCode) -> None:
-    """Resume a stalled transaction: retry it on success, else abort it."""
+    """Resume a stalled transaction: retry it on success, else abort it. Nothing waits for that, so no CMD_SYNC."""
     if not master.stall_enabled:
         master.smmu.kernel.warn("arm_smmu_page_response", f"{master.dev.name} does not stall")
         return
     success = code is ResponseCode.SUCCESS
     resume = Resume.make(sid=master.streams[0], stag=fault.grpid & 0xFFFF, ac=success, ab=not success)
-    arm_smmu_cmdq_issue_cmd_with_sync(master.smmu, resume)
+    arm_smmu_cmdq_issue_cmd(master.smmu, resume)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 WHOLE = 0
 """As a size: everything."""
-_TLBI_PAGES = 1 << 5
-"""A range invalidation covers at most 32 units of its scale."""
+_RANGE_NUM_MAX = 31
+"""A range invalidation covers at most 31 units of its scale."""
+_ULONG_MAX = (1 << 64) - 1
 _ATC_SHIFT = 12
 
 
@@ -98,7 +99,10 @@ def arm_smmu_domain_inv_range(domain: ArmSmmuDomain, start: int, size: int) -> N
     if domain.smmu.kernel.profile.smmu_invs:
         _inv_array(domain, start, size)
         return
-    _tlb_inv(domain.smmu, domain.asid, start, size)
+    if domain.vmid:
+        arm_smmu_tlb_inv_vmid(domain.smmu, domain.vmid)
+    else:
+        _tlb_inv(domain.smmu, domain.asid, start, size)
     batch = CmdqBatch()
     for record in domain.devices:
         if record.master.ats_enabled:
@@ -114,7 +118,7 @@ def _inv_array(domain: ArmSmmuDomain, start: int, size: int) -> None:
         if inv.type is InvType.S1_ASID:
             _tlb_inv(inv.smmu, inv.id, start, size)
         elif inv.type is InvType.S2_VMID:
-            arm_smmu_cmdq_issue_cmd_with_sync(inv.smmu, TlbiS12Vmall.make(vmid=inv.id))
+            arm_smmu_tlb_inv_vmid(inv.smmu, inv.id)
     batch = CmdqBatch()
     for inv in entries:
         if inv.type is InvType.ATS:
@@ -136,28 +140,39 @@ def arm_smmu_tlb_inv_asid(smmu: ArmSmmuDevice, asid: int) -> None:
     arm_smmu_cmdq_issue_cmd_with_sync(smmu, TlbiNhAsid.make(asid=asid))
 
 
+def arm_smmu_tlb_inv_vmid(smmu: ArmSmmuDevice, vmid: int) -> None:
+    """Invalidate both stages of a VMID."""
+    arm_smmu_cmdq_issue_cmd_with_sync(smmu, TlbiS12Vmall.make(vmid=vmid))
+
+
 def range_or_whole(smmu: ArmSmmuDevice, size: int) -> int:
     """Return WHOLE where a range costs too many commands: without range invalidation from page size / 8 pages on."""
     shift = smmu.kernel.page_shift
-    if not size or size >> 63:
+    if size == _ULONG_MAX:
         return WHOLE
     too_many = not smmu.range_inv and size >= 1 << (shift - 3) + shift
     return WHOLE if too_many else size
 
 
 def _tlbi_range(smmu: ArmSmmuDevice, asid: int, start: int, size: int) -> list[Command]:
-    """Cover a range by as few commands as the SMMU allows (__arm_smmu_tlb_inv_range())."""
+    """Cover a range by as few commands as the SMMU allows (__arm_smmu_tlb_inv_range()).
+
+    SVA cannot tell at which level a table changed, so the commands name no level and reach table descriptors too. A
+    range that would need a command for one page alone is a page longer, which some SMMUs depend on.
+    """
     shift = smmu.kernel.page_shift
     first, pages = start >> shift, -(-(start + size) >> shift) - (start >> shift)
     if not smmu.range_inv:
         places = range(first, first + pages)
-        return [TlbiNhVa.make(asid=asid, leaf=True, addr=page << shift) for page in places]
+        return [TlbiNhVa.make(asid=asid, addr=page << shift) for page in places]
     cmds: list[Command] = []
     tg = {12: Tg.GRANULE_4K, 14: Tg.GRANULE_16K, 16: Tg.GRANULE_64K}[shift]
+    if pages & _RANGE_NUM_MAX == 1:
+        pages += 1
     while pages:
         scale = (pages & -pages).bit_length() - 1
-        num = pages >> scale & _TLBI_PAGES - 1
-        cmds.append(TlbiNhVa.make(asid=asid, leaf=True, tg=tg, ttl=3, scale=scale, num=num - 1, addr=first << shift))
+        num = pages >> scale & _RANGE_NUM_MAX
+        cmds.append(TlbiNhVa.make(asid=asid, tg=tg, scale=scale, num=num - 1, addr=first << shift))
         first += num << scale
         pages -= num << scale
     return cmds
@@ -191,4 +206,4 @@ def arm_smmu_flush_released(released: list[Inv]) -> None:
         if inv.type is InvType.S1_ASID:
             arm_smmu_tlb_inv_asid(inv.smmu, inv.id)
         elif inv.type is InvType.S2_VMID:
-            arm_smmu_cmdq_issue_cmd_with_sync(inv.smmu, TlbiS12Vmall.make(vmid=inv.id))
+            arm_smmu_tlb_inv_vmid(inv.smmu, inv.id)

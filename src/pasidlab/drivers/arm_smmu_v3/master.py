@@ -90,7 +90,8 @@ class ArmSmmuMaster:
         ssid_bits: width of the SSIDs that its CD table has room for.
         stall_enabled: its faults stall.
         ats_supported: the device has ATS, and so has the SMMU.
-        ats_enabled: ATS is on in the device.
+        ats_enabled: what its domains and invalidations reckon with.
+        pci_ats: ATS is on in the device.
         cd_table: where the CD table is, once it is made; `cd_leaves` are the level 2 tables by their index.
         used_ssids: valid CDs but that of SSID 0.
         rid_domain: what the traffic without PASID is attached to.
@@ -105,6 +106,7 @@ class ArmSmmuMaster:
     stall_enabled: bool
     ats_supported: bool
     ats_enabled: bool = False
+    pci_ats: bool = False
     cd_table: CdTable | None = None
     cd_leaves: dict[int, int] = field(default_factory=dict)
     used_ssids: int = 0
@@ -136,7 +138,7 @@ def _report_mismatches(master: ArmSmmuMaster, pasid_enabled: bool) -> None:
     smmu, dev = master.smmu, master.dev
     room = 1 << master.ssid_bits
     if dev.max_pasids > room:
-        cause = "pci_enable_pasid() failed" if dev.pci and not pasid_enabled else "the SMMU has no two-level CD tables"
+        cause = _cause_of_two_limits(master, pasid_enabled)
         smmu.kernel.found(TWO_LIMITS, dev=dev.name, core=dev.max_pasids, driver=room, cause=cause)
     if dev.max_pasids <= 1:
         return
@@ -145,6 +147,14 @@ def _report_mismatches(master: ArmSmmuMaster, pasid_enabled: bool) -> None:
         smmu.kernel.found(NO_SVA, dev=dev.name, lacking=", ".join(lacking))
     elif not master.stall_enabled:
         smmu.kernel.found(NO_FAULT_PATH, dev=dev.name)
+
+
+def _cause_of_two_limits(master: ArmSmmuMaster, pasid_enabled: bool) -> str:
+    if master.dev.pci and not pasid_enabled:
+        return "pci_enable_pasid() failed"
+    if not master.smmu.two_level_cds and master.ssid_bits == CTXDESC_LINEAR_BITS:
+        return "the SMMU has no two-level CD tables"
+    return "the machine's description gives the SMMU more PASIDs than it has SubstreamID bits for"
 
 
 def _ssid_bits(smmu: ArmSmmuDevice, dev: Device, pasid_enabled: bool) -> int:
@@ -176,12 +186,19 @@ def arm_smmu_alloc_cd_tables(master: ArmSmmuMaster) -> CdTable:
 
 def arm_smmu_alloc_cd_ptr(master: ArmSmmuMaster, ssid: int) -> int | Refusal:
     """Return where the CD of an SSID lies, with its leaf made and announced on first use."""
-    if master.smmu.kernel.allocation_fails():
+    kernel = master.smmu.kernel
+    if master.cd_table is None and kernel.allocation_fails():
         return CD_NO_MEMORY.refuse(dev=master.dev.name, pasid=ssid)
     table = arm_smmu_alloc_cd_tables(master)
-    if table.s1fmt is S1Fmt.LEAF_64K and ssid // CTXDESC_L2_ENTRIES not in master.cd_leaves:
+    if not _has_leaf(master, table, ssid):
+        if kernel.allocation_fails():
+            return CD_NO_MEMORY.refuse(dev=master.dev.name, pasid=ssid)
         _add_leaf(master, table, ssid)
     return arm_smmu_get_cd_ptr(master, ssid)
+
+
+def _has_leaf(master: ArmSmmuMaster, table: CdTable, ssid: int) -> bool:
+    return table.s1fmt is not S1Fmt.LEAF_64K or ssid // CTXDESC_L2_ENTRIES in master.cd_leaves
 
 
 def _add_leaf(master: ArmSmmuMaster, table: CdTable, ssid: int) -> None:
@@ -239,11 +256,12 @@ def _beyond_table(master: ArmSmmuMaster, ssid: int) -> bool:
 
 
 def arm_smmu_clear_cd(master: ArmSmmuMaster, ssid: int) -> None:
-    """Take a CD away; where there is no CD table, or no leaf for it, there is nothing to do."""
+    """Take a CD away; where there is no CD table there is nothing to do, and where its leaf is missing a warning."""
     table = master.cd_table
     if table is None:
         return
-    if table.s1fmt is S1Fmt.LEAF_64K and ssid // CTXDESC_L2_ENTRIES not in master.cd_leaves:
+    if not _has_leaf(master, table, ssid):
+        master.smmu.kernel.warn("arm_smmu_clear_cd", f"{master.dev.name} has no leaf for the CD of {ssid}")
         return
     arm_smmu_write_cd_entry(master, ssid, Cd())
 

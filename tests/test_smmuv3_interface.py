@@ -26,7 +26,6 @@ EVERYTHING = {"ats": True, "pri": True, "hyp": True, "btm": True}
     ("feature", "value", "offset", "expected"),
     [
         ("vmid16", False, Offset.IDR0, {"vmid16": False}),
-        ("stage1", False, Offset.IDR0, {"s1p": False}),
         ("coherent", False, Offset.IDR0, {"cohacc": False}),
         ("btm", True, Offset.IDR0, {"btm": True}),
         ("httu", 2, Offset.IDR0, {"httu": 2}),
@@ -66,13 +65,19 @@ def test_a_feature_changes_its_fields_of_the_id_registers_and_no_others(
     assert special.read(offset) != usual.read(offset)
 
 
+def test_without_stage_1_its_hierarchical_attributes_go_too() -> None:
+    usual, special = Rig(), Rig(stage1=False)
+    assert special.read(Offset.IDR0) == usual.read(Offset.IDR0).replace(s1p=False)
+    assert special.read(Offset.IDR3) == usual.read(Offset.IDR3).replace(had=False)
+
+
 def test_the_id_registers_of_the_usual_smmu() -> None:
     rig = Rig()
     assert rig.read(Offset.IDR0) == Idr0(
         s2p=True, s1p=True, ttf=2, cohacc=True, asid16=True, msi=True, vmid16=True, cd2l=True, ttendian=2, st_level=1
     )
     assert rig.read(Offset.IDR1) == Idr1(sidsize=16, ssidsize=20, priqs=8, eventqs=8, cmdqs=8)
-    assert rig.read(Offset.IDR3) == Idr3(ril=True, xnx=True)
+    assert rig.read(Offset.IDR3) == Idr3(had=True, ril=True, xnx=True)
     assert rig.read(Offset.IDR5) == Idr5(oas=5, gran4k=True, gran16k=True, gran64k=True, stall_max=64)
     assert rig.read(Offset.AIDR).archminorrev == 1
 
@@ -161,7 +166,15 @@ def test_other_sizes_and_unaligned_addresses_read_zero_and_write_nothing(offset:
     assert rig.read(Offset.STRTAB_BASE) == 0x1_2345_6780
 
 
-@pytest.mark.parametrize("offset", [0x30, 0x8C, 0xA8, 0xAC, 0xC8, 0xCC, 0x100, 0x8000, 0x1_0000, 0x1_0020, 1 << 40, -8])
+@pytest.mark.parametrize("offset", [Offset.EVENTQ_PROD, Offset.EVENTQ_CONS, Offset.PRIQ_PROD, Offset.PRIQ_CONS])
+def test_page_1_registers_answer_at_their_page_0_places_too(offset: Offset) -> None:
+    rig = Rig(ats=True, pri=True)
+    rig.interface.mmio_write(offset - 0x1_0000, 1, 4)
+    assert rig.read(offset) == 1
+    assert rig.interface.mmio_read(offset - 0x1_0000, 4) == 1
+
+
+@pytest.mark.parametrize("offset", [0x30, 0x8C, 0x100, 0x8000, 0x1_0000, 0x1_0020, 1 << 40, -8])
 def test_undefined_offsets_read_zero_and_write_nothing(offset: int) -> None:
     rig = Rig(**EVERYTHING)
     rig.interface.mmio_write(offset, 0xFFFF_FFFF, 4)

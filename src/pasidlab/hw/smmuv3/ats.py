@@ -1,17 +1,22 @@
 """PCIe ATS and page requests at the SMMU: translation requests, translated transactions, responses to devices.
 
-Source: IHI 0070 G.b, 3.9 (PCIe, PASIDs, PRI and ATS), 8.2 (PRI queue overflow and automatic responses).
-Not modelled: split-stage ATS (IDR0.NS1ATS is 1); CR2.REC_CFG_ATS, so that configuration errors of translation
-requests are never recorded.
+Source: IHI 0070 G.b, 3.9.1 (ATS interface), 7.3.6 and 7.3.8 (its events), 8.1 and 8.2 (PRI queue overflow and automatic
+responses), 13.7 (PCIe permissions).
+Decided where the architecture leaves a choice: write permission is granted where the page is writable, asked for or
+not; a translated address beyond the output address size is aborted in silence; an SMMU without ATS, where neither
+should reach it, reports a translation request as F_UUT and aborts a translated transaction in silence.
+Not modelled: split-stage ATS (IDR0.NS1ATS is 1); CR2.REC_CFG_ATS, so that configuration errors met by ATS are never
+recorded; PASIDs of translated transactions (IDR3.PASIDTT is 0); requests for more than one translation unit. Stage 2 is
+also walked where stage 1 grants nothing, which shows only in its access flags and external aborts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
-from pasidlab.hw.pagetable.contract import FaultKind, Leaf, Rights, Touch
+from pasidlab.hw.pagetable.contract import Access, FaultKind, Leaf, Rights, Touch
 from pasidlab.hw.smmuv3.lookup import BadConfig, Stream
 from pasidlab.hw.smmuv3.records import FBadAtsTreq, FTranslForbidden, FUut, PriRecord
 from pasidlab.hw.smmuv3.request import (
@@ -23,8 +28,8 @@ from pasidlab.hw.smmuv3.request import (
     Terminated,
     Translated,
 )
-from pasidlab.hw.smmuv3.structures import Config, Eats
-from pasidlab.hw.smmuv3.translate import ALL_RIGHTS, WHOLE, PageFault, Translator, event_for
+from pasidlab.hw.smmuv3.structures import Config, Eats, InstCfg
+from pasidlab.hw.smmuv3.translate import ALL_RIGHTS, CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
 from pasidlab.rules import Rule
 
 _SPEC = "IHI 0070 G.b"
@@ -38,8 +43,8 @@ ATS_ABSENT = Rule(
 )
 ATS_DISABLED = Rule(
     "smmu.ats-disabled",
-    f"{_SPEC}, 3.9.1 F_BAD_ATS_TREQ",
-    "SMMUEN == 0, Config == 100, or EATS == 00",
+    f"{_SPEC}, 3.9.1.2, 7.3.6 F_BAD_ATS_TREQ",
+    "SMMUEN == 0, Config == 100, or EATS is not 01",
     "stream {sid:#x} may not ask for translations",
     source=_SPEC,
 )
@@ -74,16 +79,25 @@ ATS_GRANTED = Rule(
 )
 TRANSLATED_PASSES = Rule(
     "smmu.translated",
-    f"{_SPEC}, 3.9.2",
+    f"{_SPEC}, 3.9.1.3",
     "CR0.ATSCHK == 0, or EATS == 01",
     "the address was translated before, and is believed",
     source=_SPEC,
 )
 TRANSLATED_FORBIDDEN = Rule(
     "smmu.translated-forbidden",
-    f"{_SPEC}, 3.9.2 F_TRANSL_FORBIDDEN",
-    "CR0.ATSCHK == 1, and Config == 100 or EATS == 00",
+    f"{_SPEC}, 3.9.1.3, 7.3.8 F_TRANSL_FORBIDDEN",
+    "SMMUEN == 0; or CR0.ATSCHK == 1, and Config == 100 or EATS is not 01",
     "stream {sid:#x} says it has a translation, and may have none",
+    source=_SPEC,
+)
+
+
+TRANSLATED_SIZE = Rule(
+    "smmu.translated-address-size",
+    f"{_SPEC}, 3.9.1.1",
+    "translated address >= 2^OAS",
+    "the translated address {address:#x} is wider than the SMMU's output",
     source=_SPEC,
 )
 
@@ -109,9 +123,10 @@ class AtsEndpoint(Protocol):
 def translation_request(translator: Translator, request: Request, touches: list[Touch]) -> AtsCompletion:
     """Answer an ATS translation request; one without PASID counts as unprivileged data."""
     interface = translator.interface
+    if request.ssid is None:
+        request = replace(request, privileged=False, instruction=False)
     if not translator.features.ats:
-        interface.record_event(event_for(FUut, request, rnw=True, inputaddr=request.address))
-        return AtsCompletion(request, AtsStatus.UNSUPPORTED_REQUEST, ATS_ABSENT)
+        return _unsupported(translator, request)
     if not interface.smmuen:
         return _bad_request(translator, request)
     stream = translator.lookup.stream(request.sid, touches)
@@ -119,48 +134,78 @@ def translation_request(translator: Translator, request: Request, touches: list[
         return AtsCompletion(request, AtsStatus.COMPLETER_ABORT, ATS_CONFIG)
     if stream.config < Config.BYPASS:
         return AtsCompletion(request, AtsStatus.UNSUPPORTED_REQUEST, ATS_ABORT)
-    if stream.config is Config.BYPASS or stream.ste.eats is Eats.OFF:
+    if not _has_ats(stream):
         return _bad_request(translator, request)
-    found = translator.search(request, stream, None, touches)
-    return _completion(translator, request, found)
+    return _completion(translator, request, stream, _search(translator, request, stream, touches))
+
+
+def _has_ats(stream: Stream) -> bool:
+    """Whether a stream has ATS: EATS selects it, and something is translated."""
+    return stream.config is not Config.BYPASS and stream.ste.eats is Eats.FULL
+
+
+def _unsupported(translator: Translator, request: Request) -> AtsCompletion:
+    fields = {"pnu": request.privileged, "ind": request.instruction, "rnw": True, "inputaddr": request.address}
+    event = event_for(FUut, request, **fields)
+    translator.interface.record_event(event)
+    return AtsCompletion(request, AtsStatus.UNSUPPORTED_REQUEST, ATS_ABSENT, event=event)
 
 
 def _bad_request(translator: Translator, request: Request) -> AtsCompletion:
     write = request.access is Operation.WRITE
-    fields = {"p": request.privileged, "x": request.instruction, "w": write, "r": not write}
+    fields = {"p": request.privileged, "x": request.instruction, "w": write, "r": True, "span": _ONE_UNIT}
     page = request.address & ((1 << 64) - (1 << 12))
     event = event_for(FBadAtsTreq, request, inputaddr=page, **fields)
     translator.interface.record_event(event)
     return AtsCompletion(request, AtsStatus.UNSUPPORTED_REQUEST, ATS_DISABLED, event=event)
 
 
-def _completion(translator: Translator, request: Request, found: Leaf | PageFault | BadConfig | None) -> AtsCompletion:
-    if isinstance(found, PageFault):
-        if found.fault.kind is not FaultKind.EXTERNAL_ABORT:
-            return AtsCompletion(request, AtsStatus.SUCCESS, ATS_ABSENT_PAGE)
-        event = translator.fault_event(request, request.wants, found)
-        translator.interface.record_event(event)
-        return AtsCompletion(request, AtsStatus.COMPLETER_ABORT, ATS_WALK_ABORT, event=event)
-    if not isinstance(found, Leaf):
+_ONE_UNIT = 1
+
+
+def _search(translator: Translator, request: Request, stream: Stream, touches: list[Touch]) -> Search:
+    """Search without asking for rights; a request to write makes a clean page dirty, if it may be written at all."""
+    found = translator.search(request, stream, None, touches)
+    if not isinstance(found, Leaf) or not found.writable_clean or request.access is Operation.READ:
+        return found
+    access = Access(write=True, privileged=translator.access_of(request, stream).privileged)
+    written = translator.search(request, stream, access, touches)
+    return written if isinstance(written, Leaf) else found
+
+
+def _completion(translator: Translator, request: Request, stream: Stream, found: Search) -> AtsCompletion:
+    if isinstance(found, Leaf):
+        return _granted(translator, request, stream, found)
+    if not isinstance(found, PageFault):
         return AtsCompletion(request, AtsStatus.COMPLETER_ABORT, ATS_CONFIG)
-    return _granted(request, found)
+    if found.fault.kind is FaultKind.EXTERNAL_ABORT:
+        return AtsCompletion(request, AtsStatus.COMPLETER_ABORT, ATS_WALK_ABORT)
+    return AtsCompletion(request, AtsStatus.SUCCESS, ATS_ABSENT_PAGE, lg2=min(translator.features.granules))
 
 
-def _granted(request: Request, leaf: Leaf) -> AtsCompletion:
-    privileged = request.privileged and request.ssid is not None
-    read, write, execute = _PRIVILEGED if privileged else _USER
-    readable = bool(leaf.rights & read)
+def _granted(translator: Translator, request: Request, stream: Stream, leaf: Leaf) -> AtsCompletion:
+    """Return what a translation grants to the privilege that counts: execution only if asked for."""
+    privileged = translator.access_of(request, stream).privileged
+    read, write, execute = (bool(leaf.rights & right) for right in (_PRIVILEGED if privileged else _USER))
+    read, execute = _readable(translator, stream, read, execute)
     return AtsCompletion(
         request,
         AtsStatus.SUCCESS,
         ATS_GRANTED,
         address=leaf.output & -4096,
-        lg2=leaf.lg2,
-        read=readable,
-        write=bool(leaf.rights & write),
-        execute=readable and request.instruction and bool(leaf.rights & execute),
-        global_=leaf.global_,
+        lg2=min(leaf.lg2, translator.features.oas_bits),
+        read=read,
+        write=write,
+        execute=request.instruction and execute,
     )
+
+
+def _readable(translator: Translator, stream: Stream, read: bool, execute: bool) -> tuple[bool, bool]:
+    """Return what counts as readable and as executable, which INSTCFG may make one."""
+    override = stream.ste.instcfg if translator.features.attr_perms_ovr else InstCfg.INCOMING
+    if override is InstCfg.INSTRUCTION:
+        return execute, execute
+    return read, read and (execute or override is InstCfg.DATA)
 
 
 _USER = (Rights.USER_READ, Rights.USER_WRITE, Rights.USER_EXECUTE)
@@ -171,43 +216,53 @@ def translated(translator: Translator, request: Request, touches: list[Touch]) -
     """Pass a translated transaction on, or refuse it where CR0.ATSCHK has it checked."""
     interface = translator.interface
     if not translator.features.ats:
-        event = event_for(FUut, request, rnw=request.access is Operation.READ, inputaddr=request.address)
-        interface.record_event(event)
-        return Terminated(request, ATS_ABSENT, event=event)
-    if not interface.smmuen or not interface.cr0.atschk:
-        return Translated(request.address, WHOLE, ALL_RIGHTS, TRANSLATED_PASSES)
-    stream = translator.lookup.stream(request.sid, touches)
-    if isinstance(stream, BadConfig):
-        return translator.refuse(request, stream)
-    if stream.config < Config.STAGE_1 or stream.ste.eats is Eats.OFF:
-        forbidden = event_for(
-            FTranslForbidden, request, rnw=request.access is Operation.READ, inputaddr=request.address
-        )
-        interface.record_event(forbidden)
-        return Terminated(request, TRANSLATED_FORBIDDEN, event=forbidden)
+        return Terminated(request, ATS_ABSENT)
+    if not interface.smmuen:
+        return _forbidden(translator, request)
+    if interface.cr0.atschk:
+        stream = translator.lookup.stream(request.sid, touches)
+        if isinstance(stream, BadConfig):
+            return Terminated(request, stream.rule)
+        if stream.config < Config.BYPASS:
+            return Terminated(request, CONFIG_ABORT)
+        if not _has_ats(stream):
+            return _forbidden(translator, request)
+    if request.address >> translator.features.oas_bits:
+        return Terminated(request, TRANSLATED_SIZE)
     return Translated(request.address, WHOLE, ALL_RIGHTS, TRANSLATED_PASSES)
+
+
+def _forbidden(translator: Translator, request: Request) -> Terminated:
+    event = event_for(FTranslForbidden, request, rnw=request.access is Operation.READ, inputaddr=request.address)
+    translator.interface.record_event(event)
+    return Terminated(request, TRANSLATED_FORBIDDEN, event=event)
 
 
 @dataclass(frozen=True, slots=True)
 class AutomaticResponse:
-    """What the SMMU itself answers to the last page request of a group; `ssid` None is an answer without PASID."""
+    """What the SMMU itself answers to a page request; `ssid` None is an answer without PASID."""
 
     response: PageResponse
     ssid: int | None = None
 
 
 def page_request(translator: Translator, record: PriRecord) -> AutomaticResponse | None:
-    """Put a device's page request into the PRI queue; returns the automatic response where it does not fit.
+    """Put a device's page request into the PRI queue; returns the automatic response where it cannot go there.
 
-    After an overflow that is Success, with PASID where IDR3.PPS or STE.PPAR says so; in any other case Failure.
+    After an overflow that is Success for the last request of a group, with PASID where IDR3.PPS or STE.PPAR says so;
+    for any other reason it is Failure for every request.
     """
     interface = translator.interface
     accepted = translator.features.pri and interface.priq_en and interface.record_page_request(record)
-    if accepted or not record.last or record.is_stop_marker:
+    if accepted or record.is_stop_marker:
         return None
     if not interface.priq_overflows:
         return AutomaticResponse(PageResponse.FAILURE)
-    if not record.ssv:
+    return _overflow_response(translator, record) if record.last else None
+
+
+def _overflow_response(translator: Translator, record: PriRecord) -> AutomaticResponse:
+    if not record.ssv or not translator.features.ssid_bits:
         return AutomaticResponse(PageResponse.SUCCESS)
     if translator.features.pps:
         return AutomaticResponse(PageResponse.SUCCESS, record.ssid)

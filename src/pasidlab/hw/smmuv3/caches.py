@@ -11,7 +11,9 @@ Not modelled: caches of intermediate levels of a page-table walk; broadcast TLB 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from pasidlab.hw.pagetable.contract import Leaf
@@ -72,6 +74,11 @@ class Tlb:
 
     def __len__(self) -> int:
         return len(self._cache.entries)
+
+    @property
+    def entries(self) -> Mapping[TlbKey, Leaf]:
+        """Everything that is kept, oldest first."""
+        return MappingProxyType(self._cache.entries)
 
     def lookup(self, tag: Tag, address: int) -> Leaf | None:
         """Return the translation of an address, with its output completed to that address."""

@@ -1,8 +1,9 @@
 """The page-table formats that a CD and an STE select.
 
 Source: IHI 0070 G.b, 5.2 (STE stage 2 fields), 5.4 (CD), 3.4.1 (input and output address sizes).
-Not modelled: hierarchical attribute disable, E0PD, permission indirection and 128-bit descriptors, which the
-modelled SMMU does not offer (IDR3), so that their fields are ignored.
+Execute-never of stage 2 tells the privileges apart (IDR3.XNX is 1 where there is stage 2).
+Not modelled: E0PD, permission indirection and 128-bit descriptors, which the modelled SMMU does not offer (IDR3), so
+that their fields are ignored.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.structures import OAS_BITS, TG0_SHIFT, TG1_SHIFT, Cd, Ste
 
 
+_GRANULE = {granule.value: granule for granule in Granule}
+_DISABLED = {tbi: Region(0, 0, Granule.K4, disabled=True, tbi=tbi) for tbi in (False, True)}
+"""A half without walks, of which nothing counts but TBI."""
+
+
 def stage1_of(cd: Cd, features: Features, *, high_half: bool, el2: bool) -> Stage1:
-    """Return the format of a legal CD."""
-    high = _region(TG1_SHIFT[cd.tg1], cd.ttb1, cd.t1sz, cd.epd1, cd.tbi1) if high_half else None
+    """Return the format of a legal CD; only EL2 without E2H has no `high_half`, and there EPD0 does not count."""
     return Stage1(
-        ttb0=_region(TG0_SHIFT[cd.tg0], cd.ttb0, cd.t0sz, cd.epd0, cd.tbi0),
-        ttb1=high,
+        ttb0=_DISABLED[cd.tbi0] if cd.epd0 and high_half else _low_half(cd),
+        ttb1=_high_half(cd) if high_half else None,
         oa_bits=min(OAS_BITS[cd.ips], features.oas_bits),
+        oas_bits=features.oas_bits,
         affd=cd.affd,
         ha=cd.ha,
         hd=cd.hd,
@@ -28,8 +34,18 @@ def stage1_of(cd: Cd, features: Features, *, high_half: bool, el2: bool) -> Stag
     )
 
 
-def _region(shift: int | None, ttb: int, tsz: int, disabled: bool, tbi: bool) -> Region:
-    return Region(ttb, tsz, Granule(shift or Granule.K4), disabled, tbi)
+def _low_half(cd: Cd) -> Region:
+    shift = TG0_SHIFT[cd.tg0]
+    assert shift is not None
+    return Region(cd.ttb0, cd.t0sz, _GRANULE[shift], False, cd.tbi0, cd.had0)
+
+
+def _high_half(cd: Cd) -> Region:
+    if cd.epd1:
+        return _DISABLED[cd.tbi1]
+    shift = TG1_SHIFT[cd.tg1]
+    assert shift is not None
+    return Region(cd.ttb1, cd.t1sz, _GRANULE[shift], False, cd.tbi1, cd.had1)
 
 
 def stage2_of(ste: Ste, features: Features) -> Stage2:
@@ -40,9 +56,12 @@ def stage2_of(ste: Ste, features: Features) -> Stage2:
         ttb=ste.s2ttb,
         tsz=ste.s2t0sz,
         sl0=ste.s2sl0,
-        granule=Granule(shift),
+        granule=_GRANULE[shift],
         oa_bits=min(OAS_BITS[ste.s2ps], features.oas_bits),
+        oas_bits=features.oas_bits,
         affd=ste.s2affd,
         ha=ste.s2ha,
         hd=ste.s2hd,
+        ptw=ste.s2ptw,
+        xnx=True,
     )

@@ -144,7 +144,14 @@ class Features:
 
     def idr3(self) -> Idr3:
         """Return IDR3."""
-        return Idr3(xnx=self.stage2, pps=self.pps, stt=self.stt, ril=self.range_invalidation, bbml=self.bbml)
+        return Idr3(
+            had=self.stage1,
+            xnx=self.stage2,
+            pps=self.pps,
+            stt=self.stt,
+            ril=self.range_invalidation,
+            bbml=self.bbml,
+        )
 
     def idr4(self) -> Idr4:
         """Return IDR4, which is the implementation's own."""

@@ -6,8 +6,8 @@ implement become 0, and what is left takes effect at once, so that CR0ACK and IR
 Source: IHI 0070 G.b, 6.2 (access rules), 6.3 (registers).
 Decided where the architecture leaves a choice: guarded writes are ignored; a 64-bit access is two 32-bit ones, the
 lower first, also on neighbouring registers; any other size, and an address that is not a multiple of the size, reads
-zero and writes nothing, as do undefined offsets and the page 0 places of page 1 registers; registers whose reset
-values are unknown or implementation defined reset to 0, but for GBPA.SHCFG, which resets to "use incoming".
+zero and writes nothing, as do undefined offsets; page 1 registers answer at their page 0 places too; registers whose
+reset values are unknown or implementation defined reset to 0, but for GBPA.SHCFG, which resets to "use incoming".
 Not modelled: see `features` and `registers`.
 """
 
@@ -54,6 +54,7 @@ from pasidlab.words import Word
 __all__ = ["CommandTarget", "Interface", "Regime", "ResumeAction", "TlbScope"]
 
 _SPEC = "IHI 0070 G.b"
+PAGE_1 = 0x1_0000
 _ARCHITECTURE_MINOR = 1
 """SMMUv3.1; an SMMU may have single features of later versions."""
 
@@ -256,6 +257,8 @@ def _cells(features: Features) -> dict[int, Cell]:
         word, implemented = REGISTERS[offset], _implemented(offset, features)
         for shift in range(0, word.SIZE, 32):
             cells[offset + shift // 8] = Cell(offset, word, shift, implemented)
+        if offset >= PAGE_1:
+            cells[offset - PAGE_1] = cells[offset]
     return cells
 
 

@@ -4,13 +4,18 @@ Each step reads memory, notes the access with the rule it applied, and ends in a
 with its event. What was read is cached until a CFGI command removes it: STEs by StreamID, CDs by StreamID and
 SubstreamID, and the level 1 descriptors on the way, which CFGI with Leaf=1 leaves alone.
 
-Source: IHI 0070 G.b, 3.3 (data structures), 3.9 and 5.2 (S1DSS), 5.1 to 5.4 (formats), 7.3 (order of checks).
+Source: IHI 0070 G.b, 3.3 (data structures), 3.4.3 (addresses out of range), 3.9 and 5.2 (S1DSS), 5.1 to 5.4
+(formats), 7.3.22 (order of checks).
+Decided where the architecture leaves a choice: the address of an STE beyond the output address size is an abort of its
+fetch; an L1CD.L2Ptr beyond it is C_BAD_SUBSTREAMID with stage 2, too, as it must be without.
 Not modelled: STE.CONT (neighbouring STEs are read one by one); virtual machine structures (VMS).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pasidlab.hw.pagetable.contract import Access, Touch, WalkFault
 from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
@@ -19,7 +24,7 @@ from pasidlab.hw.smmuv3.caches import Cache
 from pasidlab.hw.smmuv3.contexts import stage1_of, stage2_of
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
-from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
+from pasidlab.hw.smmuv3.legality import cd_fault, is_el2, ste_fault
 from pasidlab.hw.smmuv3.records import (
     CBadCd,
     CBadSte,
@@ -30,7 +35,7 @@ from pasidlab.hw.smmuv3.records import (
     FSteFetch,
     FStreamDisabled,
 )
-from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, S1Dss, S1Fmt, Ste, Strw
+from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, S1Dss, S1Fmt, Ste
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
@@ -118,6 +123,13 @@ L1CD_INVALID = Rule(
     "the CD table of stream {sid:#x} has no leaf for SubstreamID {ssid}",
     source=_SPEC,
 )
+L1CD_RANGE = Rule(
+    "smmu.l1cd-range",
+    f"{_SPEC}, 3.4.3",
+    "L1CD.L2Ptr >= 2^OAS",
+    "the CD table of stream {sid:#x} has its leaf for SubstreamID {ssid} outside of the address size",
+    source=_SPEC,
+)
 L1CD_ABORT = Rule(
     "smmu.l1cd-abort",
     f"{_SPEC}, 7.3 F_CD_FETCH",
@@ -175,7 +187,7 @@ class Context:
 
 Found = Stream | BadConfig
 FoundContext = Context | BadConfig
-_READ = Access()
+_READ = Access(on_table=True)
 
 
 class Lookup:
@@ -247,10 +259,11 @@ class Lookup:
     def _stream_of(self, ste: Ste) -> Stream:
         if not self._features.ssid_bits:
             ste = ste.replace(s1cdmax=0)
-        config = ste.config
-        stage2 = stage2_of(ste, self._features) if config in (Config.STAGE_2, Config.NESTED) else None
-        el2 = config is Config.STAGE_1 and ste.strw is Strw.EL2
-        return Stream(ste, config, stage2, Regime.EL2 if el2 else Regime.NH, 0 if el2 else ste.s2vmid)
+        config, features = ste.config, self._features
+        stage2 = stage2_of(ste, features) if config in (Config.STAGE_2, Config.NESTED) else None
+        el2 = is_el2(ste, features)
+        vmid = ste.s2vmid if features.stage2 and not el2 else 0
+        return Stream(ste, config, stage2, Regime.EL2 if el2 else Regime.NH, vmid)
 
     # --- the CD table ------------------------------------------------------------------------------------------
 
@@ -302,6 +315,8 @@ class Lookup:
             self._l1cds.put((sid, index >> split), l1cd)
         if not l1cd.v:
             return BadConfig(L1CD_INVALID, CBadSubstreamid)
+        if l1cd.l2ptr >> self._features.oas_bits:
+            return BadConfig(L1CD_RANGE, CBadSubstreamid)
         return (l1cd.l2ptr & -(CD_BYTES << split)) + (index & ((1 << split) - 1)) * CD_BYTES
 
     def _read_l1cd(self, stream: Stream, place: int, touches: list[Touch]) -> L1Cd | BadConfig:
@@ -329,6 +344,23 @@ class Lookup:
             return None
         data = self._memory.load(address, size)
         return None if data is None else int.from_bytes(data, "little")
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def cached_streams(self) -> Mapping[int, Found]:
+        """The configuration that is kept for each StreamID."""
+        return MappingProxyType(self._streams.entries)
+
+    @property
+    def cached_contexts(self) -> Mapping[tuple[int, int], FoundContext]:
+        """The context that is kept for each StreamID and SubstreamID."""
+        return MappingProxyType(self._contexts.entries)
+
+    @property
+    def cached_level1(self) -> tuple[int, int]:
+        """How many level 1 descriptors are kept: of the stream table, of CD tables."""
+        return len(self._l1stds.entries), len(self._l1cds.entries)
 
     # --- invalidation ------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class DmaPort:
         assert isinstance(completion, AtsCompletion)
         if completion.status is not AtsStatus.SUCCESS:
             return Terminated(request, completion.rule, event=completion.event)
-        entry = AtcEntry(completion.address, completion.lg2, completion.read, completion.write, completion.global_)
+        entry = AtcEntry(completion.address, completion.lg2, completion.read, completion.write)
         self.atc.fill(request.ssid, request.address, entry)
         return self.atc.lookup(request.ssid, request.address, write=write)
 

@@ -115,7 +115,10 @@ class AtsStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AtsCompletion:
-    """The answer to an ATS translation request; `read` and `write` both false is a page that is not there."""
+    """The answer to an ATS translation request; `read` and `write` both false is a page that is not there.
+
+    None is global: the SMMU makes every translation the requesting PASID's own (3.9.1).
+    """
 
     request: Request
     status: AtsStatus
@@ -125,7 +128,6 @@ class AtsCompletion:
     read: bool = False
     write: bool = False
     execute: bool = False
-    global_: bool = False
     event: Event | None = None
 
 

@@ -20,7 +20,7 @@ from pasidlab.hw.smmuv3.caches import Tlb
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
 from pasidlab.hw.smmuv3.lookup import Lookup
-from pasidlab.hw.smmuv3.records import PriRecord
+from pasidlab.hw.smmuv3.records import FTranslation, PriRecord
 from pasidlab.hw.smmuv3.request import (
     Ats,
     AtsCompletion,
@@ -205,8 +205,9 @@ class Smmuv3:
             endpoint.page_response(ssid, prg_index, PageResponse(response))
 
     def resume(self, sid: int, stag: int, action: ResumeAction) -> None:
-        """CMD_RESUME."""
-        self.stalls.resume(sid, stag, action)
+        """CMD_RESUME; an event that was not written yet would come too late, and is withdrawn."""
+        if self.stalls.resume(sid, stag, action):
+            self.interface.recorder.withdraw(lambda event: FTranslation(event).stag == stag)
 
     def stall_term(self, sid: int) -> None:
         """CMD_STALL_TERM: events that were not written yet are withdrawn."""

@@ -1,7 +1,9 @@
 """Stalled transactions: each waits under a stall tag (STAG) until software resumes or terminates it.
 
 Source: IHI 0070 G.b, 3.12.2 (stall model), 4.7 (CMD_RESUME, CMD_STALL_TERM), IDR5.STALL_MAX.
-Not modelled: merging of stalls on one page, so each transaction has its own event and its own tag.
+Not modelled: merging of stalls on one page, so each transaction has its own event and its own tag; early retries, so
+that a transaction whose event waits for room in the queue reports what it met at first (7.2.1 wants a retry if software
+has invalidated something since).
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class Stalls:
         self._streams[stag] = sid
         return stag
 
-    def resume(self, sid: int, stag: int, action: ResumeAction) -> None:
-        """CMD_RESUME; one that names no transaction of that stream, or an answered one, is ignored."""
-        if self._streams.get(stag) == sid:
-            self._answers.setdefault(stag, action)
+    def resume(self, sid: int, stag: int, action: ResumeAction) -> bool:
+        """CMD_RESUME; false: it names no transaction of that stream, or an answered one, and is ignored."""
+        if self._streams.get(stag) != sid or stag in self._answers:
+            return False
+        self._answers[stag] = action
+        return True
 
     def terminate(self, sid: int) -> None:
         """CMD_STALL_TERM: abort what waits of a stream."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pasidlab.hw.pagetable.contract import Access, FaultKind, Leaf, Rights, Touch, WalkFault, needed
+from pasidlab.hw.pagetable.vmsa import S2_NO_WRITE
 from pasidlab.hw.pagetable.walker import walk
 from pasidlab.hw.smmuv3.caches import Tag, Tlb
 from pasidlab.hw.smmuv3.features import Features
@@ -25,9 +26,7 @@ from pasidlab.hw.smmuv3.records import (
     Event,
     FAccess,
     FAddrSize,
-    FCdFetch,
     FPermission,
-    FSteFetch,
     FTranslation,
     FWalkEabt,
     TranslationClass,
@@ -75,7 +74,7 @@ BYPASSED = Rule(
 BYPASS_SIZE = Rule(
     "smmu.bypass-address-size",
     f"{_SPEC}, 3.4",
-    "untranslated address >= 2^OAS",
+    "stage 1 does not translate, and the address >= 2^OAS",
     "address {address:#x} is wider than the SMMU's output",
     source=_SPEC,
 )
@@ -198,20 +197,16 @@ class Translator:
 
     def _without_stage1(self, request: Request, stream: Stream, access: Access | None, touches: list[Touch]) -> Search:
         address = request.address
+        if address >> self.features.oas_bits:
+            fault = WalkFault(FaultKind.ADDR_SIZE, BYPASS_SIZE, 1, 0, address)
+            return PageFault(fault, TranslationClass.IN, stream, None)
         if stream.stage2 is None:
-            return self._bypass(request, stream)
+            return Leaf(address, WHOLE, ALL_RIGHTS, 0, 0, 0, global_=True, writable_clean=False)
         tag = Tag(Regime.S2, stream.vmid, None)
         leaf = self.tlb.lookup(tag, address)
         if leaf is not None and _grants(leaf, access):
             return _at(leaf, address)
         return self._keep(tag, address, walk(self.memory, stream.stage2, address, access, touches), stream, None)
-
-    def _bypass(self, request: Request, stream: Stream) -> Leaf | PageFault:
-        address = request.address
-        if address >> self.features.oas_bits:
-            fault = WalkFault(FaultKind.ADDR_SIZE, BYPASS_SIZE, 1, 0, address)
-            return PageFault(fault, TranslationClass.IN, stream, None)
-        return Leaf(address, WHOLE, ALL_RIGHTS, 0, 0, 0, global_=True, writable_clean=False)
 
     def _keep(
         self, tag: Tag, address: int, found: Leaf | WalkFault, stream: Stream, context: Context | None
@@ -219,9 +214,7 @@ class Translator:
         if isinstance(found, Leaf):
             self.tlb.fill(tag, address, found)
             return found
-        on_table = found.on_table or (found.kind is FaultKind.EXTERNAL_ABORT)
-        what = TranslationClass.TTD if on_table else TranslationClass.IN
-        return PageFault(found, what, stream, context)
+        return PageFault(found, _class_of(found), stream, context)
 
     def prefetch(self, request: Request, *, whole: bool) -> None:
         """Fill the configuration caches, and the TLB where `whole`; nothing is recorded."""
@@ -237,11 +230,17 @@ class Translator:
 
     def refuse(self, request: Request, bad: BadConfig) -> Terminated:
         """Abort a transaction for its configuration; a bad StreamID is recorded only with CR2.RECINVSID."""
-        event = event_for(bad.event, request, **_fetch_fields(bad))
         if bad.event is CBadStreamid and not self.interface.cr2.recinvsid:
             return Terminated(request, bad.rule)
+        event = event_for(bad.event, request, **self._fetch_fields(bad))
         self.interface.record_event(event)
         return Terminated(request, bad.rule, event=event)
+
+    def _fetch_fields(self, bad: BadConfig) -> dict[str, int]:
+        """Return FetchAddr, of which the bits above the output address size are reserved."""
+        if bad.fetch_address is None:
+            return {}
+        return {"fetchaddr": bad.fetch_address & ((1 << self.features.oas_bits) - 1)}
 
     def _page_fault(self, request: Request, access: Access, found: PageFault) -> Terminated | Stalled:
         """Apply the fault model: CD.{A,R,S} at stage 1, STE.{S2R,S2S} at stage 2; aborts of walks always abort."""
@@ -287,9 +286,11 @@ class Translator:
             "inputaddr": request.address,
         }
         if fault.kind is FaultKind.EXTERNAL_ABORT:
-            fields["fetchaddr"] = (fault.fetch_address or 0) & ~7
+            fields["fetchaddr"] = fault.fetch_address or 0
         elif fault.stage == 2:
             fields["ipa"] = fault.address & _IPA
+            if fault.kind is FaultKind.PERMISSION and found.translation_class is TranslationClass.TTD:
+                fields["ttrnw"] = fault.rule is not S2_NO_WRITE
         return event_for(_EVENTS[fault.kind], request, **fields)
 
 
@@ -302,10 +303,10 @@ def event_for(kind: type[Event], request: Request, **fields: Any) -> Event:
     return kind.make(sid=request.sid, ssv=ssid is not None, ssid=ssid or 0, **fields)
 
 
-def _fetch_fields(bad: BadConfig) -> dict[str, int]:
-    if bad.event not in (FSteFetch, FCdFetch) or bad.fetch_address is None:
-        return {}
-    return {"fetchaddr": bad.fetch_address & ((1 << 56) - 8)}
+def _class_of(fault: WalkFault) -> TranslationClass:
+    """Return what was being translated; an abort of a stage-1 table counts as that table's own."""
+    on_table = fault.on_table or (fault.stage == 1 and fault.kind is FaultKind.EXTERNAL_ABORT)
+    return TranslationClass.TTD if on_table else TranslationClass.IN
 
 
 def _grants(leaf: Leaf, access: Access | None) -> bool:

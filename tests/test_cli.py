@@ -201,7 +201,9 @@ class TestTables:
         assert "May a device's numbers be local? (R14)" in pasidlab("table", "global-needed").out
 
 
-@pytest.mark.parametrize("command", ["run", "conform", "schemes", "rules", "kernels", "table"])
+@pytest.mark.parametrize(
+    "command", ["run", "conform", "schemes", "rules", "kernels", "table", "decode", "dump", "walk"]
+)
 def test_every_command_has_help_with_an_example_and_json(pasidlab: Command, command: str) -> None:
     out = pasidlab(command, "--help").out
     assert f"Example: pasidlab {command}" in out
@@ -231,3 +233,14 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_help_imports_neither_numpy_nor_the_model() -> None:
+    program = (
+        "import sys; sys.argv = ['pasidlab', 'walk', '--help']\n"
+        "from pasidlab.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', sorted({'numpy', 'numba', 'pasidlab.machine'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.splitlines()[-1] == "LOADED []"

@@ -133,6 +133,24 @@ def run(
     return [_run_one(scenario, scheme) for scheme in classes]
 
 
+def machine_at(scenario: Scenario, scheme: str = "mainline", steps: int | None = None) -> Machine:
+    """Return the machine of a scenario as it is under one scheme after its first `steps` steps, None for all.
+
+    Raises InputError for a scheme that there is not, and for a step that the scenario does not have.
+    """
+    classes = find_schemes(scheme)
+    if len(classes) != 1:
+        raise InputError(f"scheme {scheme!r}: one scheme at a time; known: {', '.join(SCHEMES)}, or FILE.py:CLASS")
+    last = len(scenario.step)
+    if steps is not None and not 0 <= steps <= last:
+        raise InputError(f"step {steps}: no such step; allowed: 0 (before the first) to {last}")
+    with _blamed(classes[0]):
+        machine = Machine(scenario, classes[0](scenario.options))
+        for step in scenario.step[:steps]:
+            step.perform(machine)
+    return machine
+
+
 def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
     report = Report(scenario.title, scheme.name, scenario.kernel, _settings(scenario))
     with _blamed(scheme):

@@ -1,4 +1,4 @@
-"""The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `kernels`, `table`.
+"""The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `kernels`, `table`, `decode`, `dump`, `walk`.
 
 Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 130 interrupted. Commands import rich and
 the reports when they run, so that `pasidlab --help` is quick.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pasidlab.conform import Summary
     from pasidlab.conform_words import WordSummary
     from pasidlab.linux.profiles import Profile
+    from pasidlab.machine import Machine
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
 Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
@@ -31,6 +32,11 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: pasidlab rules bind.no-number-free")(rules)
     app.command(epilog="Example: pasidlab kernels v6.12")(kernels)
     app.command(epilog="Example: pasidlab table clash")(table)
+    app.command(epilog="Example: pasidlab decode smmuv3.l1std 0x0000000080010009")(decode)
+    app.command(epilog="Example: pasidlab dump scenarios/narrow_smmu.toml --at 3 --device gpu0")(dump)
+    app.command(
+        epilog="Example: pasidlab walk scenarios/narrow_smmu.toml --device gpu0 --pasid 1 --address 0x10000000"
+    )(walk)
 
 
 def run(
@@ -186,6 +192,140 @@ def table(
             _print_json(row)
     else:
         computed.print(_console())
+
+
+def decode(
+    form: Annotated[
+        str | None, typer.Argument(metavar="[FORMAT]", help="What the digits are, e.g. smmuv3.ste.", show_default=False)
+    ] = None,
+    digits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[HEX]...",
+            help="64-bit words, word 0 first, with spaces or commas between; - reads standard input, one entry a line.",
+            show_default=False,
+        ),
+    ] = None,
+    as_bytes: Annotated[
+        bool, typer.Option("--bytes", help="HEX is bytes in the order of memory, as in a dump.")
+    ] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the formats, as without FORMAT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Decode a table entry, command, record or register: its fields, reserved bits, and whether hardware accepts it.
+
+    Exit status 0 whatever the word says, 2 for bad input.
+    """
+    from pasidlab.formats import decode_bytes, decode_words, find_format
+    from pasidlab.report import decode as report
+
+    if form is None or listing:
+        for line in map(json.dumps, report.format_dicts()) if as_json else report.format_lines():
+            print(line)
+        return
+    found = find_format(form)
+    if not digits:
+        raise InputError(
+            f"HEX: missing; {form} is {found.bits} bits of hexadecimal digits, or - to read standard input"
+        )
+    if digits == ["-"]:
+        decoded = report.decode_lines(found, sys.stdin.buffer, as_bytes=as_bytes)
+    else:
+        decoded = iter([(decode_bytes if as_bytes else decode_words)(found, " ".join(digits))])
+    for number, one in enumerate(decoded):
+        if as_json:
+            _print_json(one.as_dict())
+        else:
+            if number:
+                print()
+            report.print_decoded(one, _console())
+
+
+File = Annotated[Path, typer.Argument(help="A scenario.", show_default=False)]
+At = Annotated[int | None, typer.Option("--at", help="After how many steps; 0 is before the first, default all.")]
+OneScheme = Annotated[str, typer.Option(help="NAME or FILE.py:CLASS.")]
+
+
+def dump(
+    file: File,
+    at: At = None,
+    scheme: OneScheme = "mainline",
+    device: Annotated[str | None, typer.Option(help="Only what is about this device.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the tables of a scenario's machine as a tree: what each SMMU finds in memory, in queues and in caches.
+
+    Exit status 0, also where there is no SMMU: of a mock IOMMU its entries are shown; 2 for bad input.
+    """
+    from pasidlab.report.dump import dump as dump_machine
+
+    machine, title = _machine(file, scheme, at)
+    tree = dump_machine(machine, title, device)
+    if as_json:
+        for record in tree.records():
+            _print_json(record)
+    else:
+        _console().print(tree.tree())
+
+
+def walk(
+    file: File,
+    device: Annotated[str, typer.Option(help="The device whose transaction it is.", show_default=False)],
+    address: Annotated[str, typer.Option(help="Where the device reads or writes.", show_default=False)],
+    pasid: Annotated[str | None, typer.Option(help="Its PASID; left out, a transaction without.")] = None,
+    access: Annotated[str, typer.Option(help="read or write.")] = "read",
+    privileged: Annotated[bool, typer.Option("--privileged", help="The access is privileged.")] = False,
+    instruction: Annotated[bool, typer.Option("--instruction", help="The read is an instruction fetch.")] = False,
+    at: At = None,
+    scheme: OneScheme = "mainline",
+    as_json: Json = False,
+) -> None:
+    """Walk for one access of a device behind an SMMU: each memory access with its value and rule, and how it ends.
+
+    Exit status 0 whether it is translated or faults, 2 for bad input.
+    """
+    from pasidlab.hw.smmuv3.request import Operation, Request
+    from pasidlab.report.walk import walk as walk_machine
+
+    if access not in ("read", "write"):
+        raise InputError(f"--access {access!r}: allowed: read, write")
+    ssid = None if pasid is None else _number("--pasid", pasid, 20)
+    request = Request(0, ssid, _number("--address", address, 64), Operation(access), privileged, instruction)
+    machine, title = _machine(file, scheme, at)
+    found = walk_machine(machine, device, request)
+    if as_json:
+        for record in found.as_dicts():
+            _print_json(record)
+    else:
+        who = f"{device} without PASID" if ssid is None else f"{device}, PASID {ssid}"
+        found.print(f"{who}: {access} at {request.address:#x}  ({title})", _console())
+
+
+def _machine(file: Path, scheme: str, at: int | None) -> tuple[Machine, str]:
+    """Run a scenario up to a step; returns the machine, and when that is, in words."""
+    from pasidlab.runner import machine_at
+    from pasidlab.scenario import Scenario
+
+    scenario = Scenario.load(file)
+    last = len(scenario.step)
+    if at is not None and not 0 <= at <= last:
+        raise InputError(f"--at {at}: {file} has {last} steps; allowed: 0 (before the first) to {last}")
+    try:
+        machine = machine_at(scenario, scheme, at)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    done = last if at is None else at
+    return machine, f"{scenario.title or file.name}: {scheme}, kernel {scenario.kernel}, after step {done} of {last}"
+
+
+def _number(option: str, text: str, bits: int) -> int:
+    """Read a number of at most so many bits, decimal or with 0x in front."""
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,32}|[0-9]{1,32}", text):
+        value = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+        if not value >> bits:
+            return value
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
+    raise InputError(f"{option} {shown!r}: allowed: 0 to {(1 << bits) - 1:#x}, decimal or with 0x in front")
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -1,0 +1,296 @@
+"""Looking at one SMMU from outside: its registers, what lies in memory behind them, and what it has cached.
+
+Everything is found as the hardware finds it, from the registers on, and not as a driver remembers it. Looking changes
+nothing: no cache is filled, no queue index moves, no access flag is set. Tables are listed by the pages that were ever
+stored to; what was never stored is zero, so that entries which are not listed are not valid.
+
+Source: IHI 0070 G.b, 3.3 (data structures), 3.5 (queues), chapter 6.
+Not modelled: the CD table of a nested stream, which lies in intermediate addresses; a walk follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pasidlab.hw.pagetable.contract import Level, Reading, Rights
+from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
+from pasidlab.hw.smmuv3.commands import command_of
+from pasidlab.hw.smmuv3.contexts import stage1_of
+from pasidlab.hw.smmuv3.legality import is_el2
+from pasidlab.hw.smmuv3.lookup import CD_BYTES, L1_BYTES, LARGEST_SPAN, LEAF_SPLIT, SPLITS, STE_BYTES
+from pasidlab.hw.smmuv3.queues import COMMAND_BYTES, EVENT_BYTES, PRI_BYTES
+from pasidlab.hw.smmuv3.records import PriRecord, event_of
+from pasidlab.hw.smmuv3.registers import (
+    REGISTERS,
+    CmdqBase,
+    CmdqCons,
+    CmdqProd,
+    Cr2,
+    EventqBase,
+    EventqCons,
+    EventqProd,
+    Idr0,
+    Idr1,
+    Offset,
+    PriqBase,
+    StrtabBase,
+    StrtabBaseCfg,
+    StrtabFmt,
+)
+from pasidlab.hw.smmuv3.smmu import Smmuv3
+from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
+from pasidlab.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from pasidlab.words import Word
+
+_ALL_ONES = (1 << 64) - 1
+
+
+class StreamTable(NamedTuple):
+    """Where the stream table lies; `log2size` StreamID bits, of which level 2 has `split`, 0 for a linear table."""
+
+    base: int
+    log2size: int
+    split: int
+
+
+class StreamEntry(NamedTuple):
+    """One STE; None where memory does not answer."""
+
+    sid: int
+    address: int
+    ste: Ste | None
+
+
+class ContextEntry(NamedTuple):
+    """One CD; None where memory does not answer."""
+
+    ssid: int
+    address: int
+    cd: Cd | None
+
+
+class TableEntry(NamedTuple):
+    """One entry of a page table, not the invalid ones.
+
+    Attributes:
+        depth: 0 in the first table.
+        level: as the architecture counts.
+        first: the first input address that the entry is for; `lg2` is log2 of how many there are.
+        address: where the entry lies.
+        value: the entry; None where memory does not answer.
+        reading: what hardware takes it for.
+        target: the address of the next table, or the output address.
+        rights: what a leaf grants.
+    """
+
+    depth: int
+    level: int
+    first: int
+    lg2: int
+    address: int
+    value: int | None
+    reading: Reading
+    target: int
+    rights: Rights
+
+
+class PendingQueue(NamedTuple):
+    """A queue: how many entries it has room for, and those that nobody has consumed."""
+
+    base: int
+    entries: int
+    pending: list[Word]
+
+
+# --- registers ---------------------------------------------------------------------------------------------------
+
+
+def register(smmu: Smmuv3, offset: Offset) -> Word:
+    """Read a register as software does."""
+    word = REGISTERS[offset]
+    return word(smmu.mmio_read(offset, word.SIZE // 8))
+
+
+# --- the stream table --------------------------------------------------------------------------------------------
+
+
+def stream_table(smmu: Smmuv3) -> StreamTable:
+    """Return where the registers say that the stream table lies, aligned as hardware does."""
+    config = StrtabBaseCfg(register(smmu, Offset.STRTAB_BASE_CFG))
+    base = StrtabBase(register(smmu, Offset.STRTAB_BASE)).addr
+    log2size = min(config.log2size, Idr1(register(smmu, Offset.IDR1)).sidsize)
+    if config.fmt is not StrtabFmt.TWO_LEVEL:
+        return StreamTable(base & -(STE_BYTES << config.log2size), log2size, 0)
+    split = config.split if config.split in SPLITS else SPLITS[0]
+    size = L1_BYTES << max(config.log2size - split, 0)
+    return StreamTable(base & -max(STE_BYTES, size), log2size, split)
+
+
+def level1_descriptors(smmu: Smmuv3) -> Iterator[tuple[int, int, L1Std]]:
+    """Yield first StreamID, address and value of each level 1 descriptor that leads to STEs."""
+    table = stream_table(smmu)
+    if not table.split:
+        return
+    count = 1 << max(table.log2size - table.split, 0)
+    for index, address in _stored(smmu.memory, table.base, count, L1_BYTES):
+        descriptor = L1Std(smmu.memory.load64(address) or 0)
+        if 0 < descriptor.span <= min(LARGEST_SPAN, table.split + 1):
+            yield index << table.split, address, descriptor
+
+
+def stream_entries(smmu: Smmuv3) -> Iterator[StreamEntry]:
+    """Yield every STE in pages that were stored to, in the order of StreamIDs."""
+    table = stream_table(smmu)
+    if not table.split:
+        yield from _stes(smmu.memory, 0, table.base, 1 << table.log2size)
+    for sid, _, descriptor in level1_descriptors(smmu):
+        count = 1 << descriptor.span - 1
+        yield from _stes(smmu.memory, sid, descriptor.l2ptr & -(STE_BYTES * count), count)
+
+
+def _stes(memory: Memory, sid: int, base: int, count: int) -> Iterator[StreamEntry]:
+    for index, address in _stored(memory, base, count, STE_BYTES):
+        data = memory.load(address, STE_BYTES)
+        yield StreamEntry(sid + index, address, None if data is None else Ste.unpack(data))
+
+
+def _stored(memory: Memory, base: int, count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield index and address of each of `count` entries of a table that lies in a page which was stored to."""
+    end = base + count * size
+    rows, _ = memory.page_table()
+    pages = sorted(page for page in rows if base >> PAGE_SHIFT <= page <= end - 1 >> PAGE_SHIFT)
+    for page in pages:
+        start = max(page << PAGE_SHIFT, base)
+        for address in range(start, min((page << PAGE_SHIFT) + PAGE_SIZE, end), size):
+            yield (address - base) // size, address
+
+
+# --- CD tables ---------------------------------------------------------------------------------------------------
+
+
+def has_contexts(ste: Ste) -> bool:
+    """Whether an STE has CDs at physical addresses."""
+    return bool(ste.v) and ste.config is Config.STAGE_1
+
+
+def context_entries(smmu: Smmuv3, ste: Ste) -> Iterator[ContextEntry]:
+    """Yield every CD of an STE with stage 1 in pages that were stored to, in the order of SubstreamIDs."""
+    substream_bits = ste.s1cdmax if Idr1(register(smmu, Offset.IDR1)).ssidsize else 0
+    split = LEAF_SPLIT.get(ste.s1fmt) if substream_bits else None
+    if split is None:
+        base = ste.s1contextptr & -(CD_BYTES << substream_bits)
+        yield from _cds(smmu.memory, 0, base, 1 << substream_bits)
+        return
+    count = 1 << max(substream_bits - split, 0)
+    base = ste.s1contextptr & -max(CD_BYTES, L1_BYTES * count)
+    for index, address in _stored(smmu.memory, base, count, L1_BYTES):
+        descriptor = L1Cd(smmu.memory.load64(address) or 0)
+        if descriptor.v:
+            leaf = descriptor.l2ptr & -(CD_BYTES << split)
+            yield from _cds(smmu.memory, index << split, leaf, 1 << min(split, substream_bits))
+
+
+def _cds(memory: Memory, ssid: int, base: int, count: int) -> Iterator[ContextEntry]:
+    for index, address in _stored(memory, base, count, CD_BYTES):
+        data = memory.load(address, CD_BYTES)
+        yield ContextEntry(ssid + index, address, None if data is None else Cd.unpack(data))
+
+
+# --- page tables -------------------------------------------------------------------------------------------------
+
+
+def context_format(smmu: Smmuv3, ste: Ste, cd: Cd) -> Stage1:
+    """Return the page-table format that a legal CD selects."""
+    return stage1_of(cd, smmu.features, high_half=has_high_half(smmu, ste), el2=is_el2(ste, smmu.features))
+
+
+def has_high_half(smmu: Smmuv3, ste: Ste) -> bool:
+    """Whether the translation regime of an STE has TTB1, as all have but EL2 without E2H."""
+    return not is_el2(ste, smmu.features) or Cr2(register(smmu, Offset.CR2)).e2h
+
+
+def stage1_entries(memory: Memory, form: Stage1, *, high: bool) -> Iterator[TableEntry]:
+    """Yield the valid entries of one half of a stage 1, each table's entries after the one that leads to it."""
+    region = form.ttb1 if high else form.ttb0
+    if region is not None:
+        bits = 64 - region.tsz
+        yield from _table_entries(memory, form, _ALL_ONES >> bits << bits if high else 0, bits)
+
+
+def stage2_entries(memory: Memory, form: Stage2) -> Iterator[TableEntry]:
+    """Yield the valid entries of a stage 2, each table's entries after the one that leads to it."""
+    yield from _table_entries(memory, form, 0, 64 - form.tsz)
+
+
+def _table_entries(memory: Memory, form: Stage1 | Stage2, first: int, bits: int) -> Iterator[TableEntry]:
+    start = form.start(first)
+    if not isinstance(start, Reading):
+        yield from _Listing(memory, form).table(start.table, start.levels, first, bits, 0)
+
+
+class _Listing:
+    """The depth-first listing of one stage's tables."""
+
+    def __init__(self, memory: Memory, form: Stage1 | Stage2) -> None:
+        self.memory = memory
+        self.form = form
+
+    def table(
+        self, base: int, levels: tuple[Level, ...], first: int, bits: int, limits: int, depth: int = 0
+    ) -> Iterator[TableEntry]:
+        """Yield the valid entries of a table for 2**`bits` input addresses from `first`, and those below them."""
+        level, form = levels[0], self.form
+        for index, address in _stored(self.memory, base, 1 << bits - level.shift, L1_BYTES):
+            value = self.memory.load64(address)
+            if value is not None and not value & 1:
+                continue
+            reading = form.aborted if value is None else form.read(value, level)
+            leads = value is not None and not reading.leaf and reading.fault is None
+            target, below = form.descend(value or 0, level, limits) if leads else (form.output(value or 0, level), 0)
+            rights = form.grant(value or 0, limits, None).rights if reading.leaf else Rights(0)
+            here = first + (index << level.shift)
+            yield TableEntry(depth, level.number, here, level.shift, address, value, reading, target, rights)
+            if leads:
+                yield from self.table(target, levels[1:], here, level.shift, below, depth + 1)
+
+
+# --- queues ------------------------------------------------------------------------------------------------------
+
+
+def command_queue(smmu: Smmuv3) -> PendingQueue:
+    """Return the commands that were produced and not consumed."""
+    base, prod = CmdqBase(register(smmu, Offset.CMDQ_BASE)), CmdqProd(register(smmu, Offset.CMDQ_PROD))
+    cons = CmdqCons(register(smmu, Offset.CMDQ_CONS))
+    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).cmdqs)
+    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, COMMAND_BYTES)
+    return PendingQueue(base.addr, 1 << bits, [command_of(raw) for raw in entries])
+
+
+def event_queue(smmu: Smmuv3) -> PendingQueue:
+    """Return the events that software has not consumed."""
+    base, prod = EventqBase(register(smmu, Offset.EVENTQ_BASE)), EventqProd(register(smmu, Offset.EVENTQ_PROD))
+    cons = EventqCons(register(smmu, Offset.EVENTQ_CONS))
+    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).eventqs)
+    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, EVENT_BYTES)
+    return PendingQueue(base.addr, 1 << bits, [event_of(raw) for raw in entries])
+
+
+def page_request_queue(smmu: Smmuv3) -> PendingQueue | None:
+    """Return the page requests that software has not consumed; None for an SMMU without PRI."""
+    if not Idr0(register(smmu, Offset.IDR0)).pri:
+        return None
+    base, prod = PriqBase(register(smmu, Offset.PRIQ_BASE)), EventqProd(register(smmu, Offset.PRIQ_PROD))
+    cons = EventqCons(register(smmu, Offset.PRIQ_CONS))
+    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).priqs)
+    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, PRI_BYTES)
+    return PendingQueue(base.addr, 1 << bits, [PriRecord(raw) for raw in entries])
+
+
+def _pending(memory: Memory, base: int, bits: int, prod: int, cons: int, size: int) -> Iterator[int]:
+    """Yield the entries between two indexes with wrap bits; none where the indexes are inconsistent."""
+    count = prod - cons & (2 << bits) - 1
+    base &= -max(size << bits, 32)
+    for index in range(cons, cons + count) if count <= 1 << bits else ():
+        data = memory.load(base + (index & (1 << bits) - 1) * size, size)
+        yield 0 if data is None else int.from_bytes(data, "little")

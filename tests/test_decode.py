@@ -1,0 +1,217 @@
+"""`pasidlab decode`: what each bit of a word says, and every way to give it wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pasidlab.errors import InputError
+from pasidlab.formats import FORMATS, bits_text, decode, decode_bytes, decode_words, fields_text, find_format
+from pasidlab.hw.smmuv3.commands import Resume, Sync
+from pasidlab.hw.smmuv3.records import FPermission
+from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0
+from pasidlab.hw.smmuv3.structures import Cd, Config, L1Std, S1Fmt, Ste
+
+from .conftest import Command
+
+STE = Ste(v=True, config=Config.STAGE_1, s1fmt=S1Fmt.LEAF_64K, s1contextptr=0x8_0004_4000, s1cdmax=16)
+LEGAL_CD = Cd(v=True, t0sz=16, epd1=True, ips=5, aa64=True, asid=7, ttb0=0x8_0000_C000)
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+
+class TestFormats:
+    def test_every_structure_queue_entry_register_and_descriptor_has_a_format(self) -> None:
+        structures = {"ste", "cd", "l1std", "l1cd", "event", "cmd", "pri"} | {o.name.lower() for o in REGISTERS}
+        assert set(FORMATS) == {f"smmuv3.{name}" for name in structures} | {"vmsa.pte", "vmsa.table", "vmsa.stage2"}
+
+    @given(st.sampled_from(sorted(FORMATS)), st.data())
+    def test_any_value_decodes_and_its_fields_and_reserved_bits_make_it_up(
+        self, name: str, data: st.DataObject
+    ) -> None:
+        form = FORMATS[name]
+        raw = data.draw(st.integers(0, (1 << form.bits) - 1))
+        record = decode(form, raw).as_dict()
+        shifted = {field.name: field.shift for field in form.read(raw).FIELDS.values()}
+        fields = sum(field["value"] >> shifted[field["name"]] << field["lsb"] for field in record["fields"])
+        assert fields + int(record["reserved"], 16) == raw
+        assert json.loads(json.dumps(record)) == record
+
+    def test_words_and_bytes_of_one_entry_say_the_same(self) -> None:
+        form = find_format("smmuv3.ste")
+        words = " ".join(f"{word:x}" for word in STE.words)
+        assert decode_words(form, words) == decode_bytes(form, STE.pack().hex()) == decode(form, STE)
+
+    @pytest.mark.parametrize(
+        "text", ["0x8000_0000_8000_8009", "8000000080008009", "0X8000000080008009", "8000000080008009,"]
+    )
+    def test_a_word_may_have_a_prefix_underscores_and_a_comma(self, text: str) -> None:
+        assert decode_words(find_format("smmuv3.l1std"), text).word == 0x8000_0000_8000_8009
+
+    def test_sixteen_digits_are_a_word_unless_they_are_called_bytes(self) -> None:
+        form, text = find_format("smmuv3.l1std"), L1Std(span=9, l2ptr=0x8000_8000).pack().hex()
+        assert decode_bytes(form, text).word == L1Std(span=9, l2ptr=0x8000_8000)
+        assert decode_words(form, text).word == int(text, 16)
+
+    @pytest.mark.parametrize("name", ["smmuv3.ste", "smmuv3.cd"])
+    def test_words_that_are_left_out_of_a_table_entry_are_zero(self, name: str) -> None:
+        form = find_format(name)
+        assert decode_words(form, "1").word == decode_bytes(form, "01").word == 1
+
+
+class TestLegality:
+    def test_the_default_smmu_accepts_a_legal_entry(self) -> None:
+        for name, word in (("smmuv3.ste", STE), ("smmuv3.cd", LEGAL_CD)):
+            decoded = decode(find_format(name), word)
+            assert (decoded.refused, decoded.as_dict()["legal"]) == (None, True)
+
+    @pytest.mark.parametrize(
+        ("name", "word", "rule"),
+        [
+            ("smmuv3.ste", STE.replace(v=False), "smmu.ste-invalid"),
+            ("smmuv3.ste", STE.replace(s1cdmax=21), "smmu.ste-s1cdmax"),
+            ("smmuv3.cd", LEGAL_CD.replace(aa64=False), "smmu.cd-aa64"),
+            ("smmuv3.cd", LEGAL_CD.replace(t0sz=15), "smmu.cd-tsz"),
+        ],
+    )
+    def test_a_sibling_that_differs_in_one_field_is_refused_with_its_rule(
+        self, name: str, word: Ste | Cd, rule: str
+    ) -> None:
+        record = decode(find_format(name), word).as_dict()
+        assert (record["legal"], record["rule"]) == (False, rule)
+
+    def test_what_nothing_refuses_is_neither_legal_nor_illegal(self) -> None:
+        assert decode(find_format("vmsa.pte"), 3).as_dict()["legal"] is None
+
+
+class TestText:
+    def test_bits_are_ranges_with_the_most_significant_first(self) -> None:
+        assert bits_text(0xF000_0000_0000_1001) == "63:60, 12, 0"
+
+    def test_fields_that_are_zero_are_left_out_and_reserved_bits_are_not(self) -> None:
+        assert fields_text(L1Std(0x8000_0000_8000_8009)) == "span 9, l2ptr 0x80008000, reserved bits 63"
+        assert fields_text(Cr0()) == "all zero"
+
+
+class TestCommand:
+    def test_an_entry_is_a_table_of_its_fields_with_the_verdict(self, pasidlab: Command) -> None:
+        done = pasidlab("decode", "smmuv3.ste", *(hex(word) for word in STE.words))
+        assert done.status == 0
+        assert "config       │     3:1 │           5 │ STAGE_1" in done.out
+        assert "log2 of the number of CDs; 0: one CD, no substreams" in done.out
+        assert done.out.splitlines()[-1].startswith("accepted by an SMMU with 20 SubstreamID bits, 48-bit addresses")
+
+    def test_a_refused_entry_says_the_event_and_the_rule(self, pasidlab: Command) -> None:
+        done = pasidlab("decode", "smmuv3.cd", "0")
+        assert done.status == 0
+        assert "refused with C_BAD_CD: V == 0 [smmu.cd-invalid; IHI 0070 G.b, 5.4 CD]" in done.out
+
+    def test_reserved_bits_that_are_set_are_flagged(self, pasidlab: Command) -> None:
+        assert "RESERVED BITS ARE SET: 5 (0x20)" in pasidlab("decode", "smmuv3.cr0", "0x21").out
+        assert "RESERVED" not in pasidlab("decode", "smmuv3.cr0", "0x1").out
+
+    @pytest.mark.parametrize(
+        ("form", "word", "name"),
+        [
+            ("smmuv3.cmd", Sync.make(), "SYNC"),
+            ("smmuv3.cmd", Resume.make(stag=5), "RESUME"),
+            ("smmuv3.event", FPermission.make(sid=1), "F_PERMISSION"),
+        ],
+    )
+    def test_commands_and_events_show_their_name(self, pasidlab: Command, form: str, word, name: str) -> None:
+        out = pasidlab("decode", form, "--bytes", word.pack().hex()).out
+        assert out.startswith(f"{form} {name}  ")
+
+    def test_an_opcode_without_a_command_is_named_as_such(self, pasidlab: Command) -> None:
+        assert "smmuv3.cmd no command has the opcode 0xff" in pasidlab("decode", "smmuv3.cmd", "ff", "0").out
+        assert "smmuv3.event no event has the code 0x7f" in pasidlab("decode", "smmuv3.event", "7f,0,0,0").out
+
+    def test_json_is_one_object_an_entry(self, pasidlab: Command) -> None:
+        record = json.loads(pasidlab("decode", "smmuv3.l1std", "0x8000000080008009", "--json").out)
+        assert record["format"] == "smmuv3.l1std"
+        assert record["words"] == ["0x8000000080008009"]
+        assert record["reserved"] == "0x8000000000000000"
+        assert record["fields"][0] == {
+            "name": "span",
+            "msb": 4,
+            "lsb": 0,
+            "value": 9,
+            "meaning": "",
+            "doc": "2^(span-1) STEs at l2ptr; 0 and above 11: none",
+        }
+
+    def test_standard_input_has_one_entry_a_line(self, pasidlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        stdin(monkeypatch, b"# commands of a queue\n\n0x46 0\n0x3,0\n")
+        found = [json.loads(line) for line in pasidlab("decode", "smmuv3.cmd", "-", "--json").out.splitlines()]
+        assert [record["name"] for record in found] == ["SYNC", "CFGI_STE"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (b"46 0\n46\n", "line 2: smmuv3.cmd has 2 64-bit words; 1 given"),
+            (b"\xff\xfe\n", "line 1 '\\\\xff\\\\xfe': not hexadecimal"),
+            (b"4" * 5000, "line 1: longer than 4096 bytes; one entry a line"),
+        ],
+    )
+    def test_a_bad_line_is_named(
+        self, pasidlab: Command, monkeypatch: pytest.MonkeyPatch, text: bytes, message: str
+    ) -> None:
+        stdin(monkeypatch, text)
+        done = pasidlab("decode", "smmuv3.cmd", "-", "--json")
+        assert done.status == 2
+        assert message in done.err
+
+    @pytest.mark.parametrize("arguments", [(), ("--list",), ("smmuv3.ste", "--list")])
+    def test_without_a_format_the_formats_are_listed(self, pasidlab: Command, arguments: tuple[str, ...]) -> None:
+        lines = pasidlab("decode", *arguments).out.splitlines()
+        assert len(lines) == len(FORMATS)
+        assert lines[0] == "smmuv3.ste               512 bits  Stream table entry (5.2)"
+        assert "smmuv3.cr0                32 bits  Register CR0 at 0x20" in lines
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("smmuv3.xyz", "0"), "FORMAT 'smmuv3.xyz': no such format; allowed: smmuv3.ste, smmuv3.cd, smmuv3.l1std"),
+            (("vmsa.x", "0"), "FORMAT 'vmsa.x': no such format; allowed: vmsa.pte, vmsa.table, vmsa.stage2"),
+            (("nvme.sqe", "0"), "FORMAT 'nvme.sqe': no such format; allowed: smmuv3.ste"),
+            (
+                ("smmuv3.ste",),
+                "HEX: missing; smmuv3.ste is 512 bits of hexadecimal digits, or - to read standard input",
+            ),
+            (("smmuv3.cr0", ""), "HEX: empty; hexadecimal digits are needed"),
+            (("smmuv3.cr0", "0x"), "HEX '0x': not hexadecimal; allowed: 0-9, a-f, underscores, 0x in front"),
+            (("smmuv3.cr0", "12g"), "HEX '12g': not hexadecimal"),
+            (("smmuv3.cr0", "1_0000_0000"), "HEX '1_0000_0000': smmuv3.cr0 has 32 bits, and this does not fit"),
+            (("smmuv3.cr0", "1", "2"), "HEX: smmuv3.cr0 has 1 64-bit word; 2 given"),
+            (("smmuv3.event", "1", "2"), "HEX: smmuv3.event has 4 64-bit words; 2 given"),
+            (
+                ("smmuv3.cd", *"123456789"),
+                "HEX: smmuv3.cd has 8 64-bit words, or fewer where the rest is zero; 9 given",
+            ),
+            (
+                ("smmuv3.ste", "0b40020080000010d600000000000000"),
+                "HEX '0b40020080000010d600000000000000': 32 digits; a word of smmuv3.ste has at most 16, and the bytes "
+                "of a memory dump need --bytes",
+            ),
+            (("smmuv3.ste", "--bytes", "0b4"), "HEX '0b4': 3 digits are no whole bytes; two digits are a byte"),
+            (("smmuv3.l1cd", "--bytes", "0b40"), "HEX: smmuv3.l1cd has 8 bytes; 2 given"),
+            (("smmuv3.ste", "f" * 5000), f"HEX '{'f' * 40}...': 5000 digits"),
+        ],
+    )
+    def test_a_bad_argument_is_named_with_what_is_allowed(
+        self, pasidlab: Command, arguments: tuple[str, ...], message: str
+    ) -> None:
+        done = pasidlab("decode", *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert done.err.startswith(f"pasidlab: {message}")
+
+    def test_an_unknown_format_raises_for_programs_too(self) -> None:
+        with pytest.raises(InputError, match="no such format"):
+            find_format("")

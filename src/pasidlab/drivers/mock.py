@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pasidlab import events
-from pasidlab.drivers.hardware import Moved
+from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Moved
 from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
@@ -52,18 +52,6 @@ NO_REPLACE = Rule(
     Errno.EOPNOTSUPP,
     WAS_READ,
 )
-SET_FAILED = Rule(
-    "driver.set-failed",
-    "set_dev_pasid of the IOMMU driver",
-    "the driver reports an error",
-    "the IOMMU driver of {dev} failed to set the PASID",
-)
-ALLOC_FAILED = Rule(
-    "driver.domain-alloc-failed",
-    "domain_alloc_sva of the IOMMU driver",
-    "the driver reports an error",
-    "the IOMMU driver of {dev} failed to make an SVA domain",
-)
 NO_SVA_FEATURE = Rule(
     "driver.no-sva-feature",
     "domain_alloc_sva of the IOMMU driver",
@@ -71,22 +59,6 @@ NO_SVA_FEATURE = Rule(
     "the IOMMU of {dev} cannot share page tables with this CPU",
     Errno.EOPNOTSUPP,
     "7.3.4 (read); before 6.16 enable_feature refused it",
-)
-NO_SVA_TO_ENABLE = Rule(
-    "driver.enable-sva-refused",
-    "dev_enable_feat of the IOMMU driver",
-    "the IOMMU lacks what SVA needs",
-    "the IOMMU of {dev} cannot share page tables with this CPU",
-    Errno.EINVAL,
-    "6.12.117 (read)",
-)
-MM_DYING = Rule(
-    "driver.mm-dying",
-    "domain_alloc_sva of the IOMMU driver (mmu_notifier_register)",
-    "mm_users == 0",
-    "process {mm} has exited; nothing can be bound to it any more",
-    Errno.EINVAL,
-    "a caller must live in the mm (BUG_ON in the kernel)",
 )
 DMA_NO_ENTRY = Rule(
     "dma.no-entry",

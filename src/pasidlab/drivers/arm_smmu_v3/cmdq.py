@@ -9,29 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice
 from pasidlab.errors import ModelError
 from pasidlab.hw.smmuv3.commands import Command, Cs, Sync
 from pasidlab.hw.smmuv3.registers import CmdqCons, CmdqErr, Gerror, Offset
 from pasidlab.hw.smmuv3.structures import Shareability
 
-if TYPE_CHECKING:
-    from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice
-
 CMDQ_ENT_BYTES = 16
 _OUTER_INNER_WRITE_BACK = 0xF
 CMD_SYNC = Sync.make(cs=Cs.SEV, msh=Shareability.ISH, msiattr=_OUTER_INNER_WRITE_BACK)
 """What the driver issues where it uses no MSI."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class CmdQueue:
-    """`struct arm_smmu_cmdq`: where the queue lies, log2 of its entries, and how far it was written."""
-
-    base: int
-    max_n_shift: int
-    prod: int = 0
 
 
 @dataclass(slots=True)

@@ -9,20 +9,20 @@ Not modelled: implementations with quirks (Tegra, HiSilicon erratum), EL2 (VHE) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
-
-from pasidlab.drivers.arm_smmu_v3.cmdq import (
-    CmdQueue,
-    arm_smmu_cmdq_issue_cmd_with_sync,
-    arm_smmu_gerror_handler,
-)
+from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd_with_sync
 from pasidlab.drivers.arm_smmu_v3.entries import CpuRegisters, Features, arm_smmu_make_abort_ste
+from pasidlab.drivers.arm_smmu_v3.structs import (
+    STRTAB_SPLIT,
+    STRTAB_STE_BYTES,
+    ArmSmmuDevice,
+    CmdQueue,
+    Queue,
+    Registers,
+    StrtabCfg,
+)
 from pasidlab.errors import ModelError
 from pasidlab.hw.smmuv3.commands import CFGI_ALL_RANGE, CfgiSteRange, TlbiNsnhAll
 from pasidlab.hw.smmuv3.registers import (
-    REGISTERS,
     CmdqBase,
     Cr0,
     Cr1,
@@ -43,13 +43,9 @@ from pasidlab.hw.smmuv3.registers import (
 )
 from pasidlab.hw.smmuv3.structures import OAS_BITS, AddressSize, L1Std, Ste, Tg0
 from pasidlab.linux import pgtable
-from pasidlab.linux.iopf import IopfQueue
 from pasidlab.linux.kernel import Kernel
-from pasidlab.pasid import PasidSpace
 
-STRTAB_SPLIT = 8
 STRTAB_MAX_L1_ENTRIES = 1 << 17
-STRTAB_STE_BYTES = 64
 STRTAB_L1_DESC_BYTES = 8
 EVTQ_ENT_BYTES = 32
 PRIQ_ENT_BYTES = 16
@@ -58,100 +54,6 @@ CPU_ASID_BITS = 16
 CPU_PARANGE = AddressSize.BITS_48
 _TG0 = {12: Tg0.GRANULE_4K, 14: Tg0.GRANULE_16K, 16: Tg0.GRANULE_64K}
 _WB, _ISH = 1, 3
-
-
-class Registers(Protocol):
-    """The memory-mapped registers of the SMMU."""
-
-    def mmio_read(self, offset: int, size: int) -> int:
-        """Read a register."""
-
-    def mmio_write(self, offset: int, value: int, size: int) -> None:
-        """Write a register."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Queue:
-    """`struct arm_smmu_queue` of events or page requests: where it lies, log2 of its entries, how far it was read."""
-
-    base: int
-    max_n_shift: int
-    cons: int = 0
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class StrtabCfg:
-    """`struct arm_smmu_strtab_cfg`: the stream table; `l2` has the address of each level 2 table by its index."""
-
-    base: int
-    log2size: int
-    two_level: bool
-    l2: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class ArmSmmuDevice:
-    """See the module docstring; made by `arm_smmu_device_probe()`.
-
-    Attributes:
-        features: what decides about entries.
-        ssid_bits, sid_bits, asid_bits, vmid_bits, oas_bits: widths.
-        two_level_cds: FEAT_2_LVL_CDTAB.
-        range_inv, ats, pri, coherent: FEAT_RANGE_INV, FEAT_ATS, FEAT_PRI, FEAT_COHERENCY.
-        granules: log2 of each granule (pgsize_bitmap).
-        cpu: what SVA takes from the CPU.
-        vmid_map: the VMIDs in use.
-        on_events, on_page_requests: the queues' interrupt threads.
-    """
-
-    kernel: Kernel
-    name: str
-    registers: Registers
-    features: Features
-    ssid_bits: int
-    sid_bits: int
-    asid_bits: int
-    vmid_bits: int
-    oas_bits: int
-    two_level_cds: bool
-    range_inv: bool
-    ats: bool
-    pri: bool
-    coherent: bool
-    granules: frozenset[int]
-    cpu: CpuRegisters
-    cmdq: CmdQueue
-    evtq: Queue
-    priq: Queue
-    strtab: StrtabCfg
-    vmid_map: PasidSpace = field(default_factory=PasidSpace)
-    iopf_queue: IopfQueue = field(default_factory=IopfQueue)
-    on_events: Callable[[], None] | None = None
-    on_page_requests: Callable[[], None] | None = None
-
-    def mmio_read(self, offset: Offset) -> int:
-        """Readl or readq of a register, by its size."""
-        return self.registers.mmio_read(offset, REGISTERS[offset].SIZE // 8)
-
-    def mmio_write(self, offset: Offset, value: int) -> None:
-        """Writel or writeq of a register, by its size."""
-        self.registers.mmio_write(offset, value, REGISTERS[offset].SIZE // 8)
-
-    def interrupt(self, name: str) -> None:
-        """Run the handler of an interrupt of the SMMU."""
-        if name == "gerror":
-            arm_smmu_gerror_handler(self)
-        elif name == "eventq" and self.on_events is not None:
-            self.on_events()
-        elif name == "priq" and self.on_page_requests is not None:
-            self.on_page_requests()
-
-    def ste_address(self, sid: int) -> int:
-        """Return where an STE lies; its level 2 table has been made."""
-        if not self.strtab.two_level:
-            return self.strtab.base + sid * STRTAB_STE_BYTES
-        index = sid & (1 << STRTAB_SPLIT) - 1
-        return self.strtab.l2[sid >> STRTAB_SPLIT] + index * STRTAB_STE_BYTES
 
 
 def arm_smmu_device_probe(kernel: Kernel, name: str, registers: Registers) -> ArmSmmuDevice:

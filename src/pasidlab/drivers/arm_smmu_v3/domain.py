@@ -9,8 +9,6 @@ Not modelled: locks; enforced cache coherency; nested domains of iommufd; dirty 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING
 
 from pasidlab.drivers.arm_smmu_v3.device import read_ste
 from pasidlab.drivers.arm_smmu_v3.entries import (
@@ -21,29 +19,23 @@ from pasidlab.drivers.arm_smmu_v3.entries import (
     arm_smmu_make_s2_domain_ste,
 )
 from pasidlab.drivers.arm_smmu_v3.invalidation import (
-    Invs,
     arm_smmu_atc_inv_master,
     arm_smmu_flush_released,
     arm_smmu_invs_of,
 )
 from pasidlab.drivers.arm_smmu_v3.master import (
-    ArmSmmuMaster,
     arm_smmu_alloc_cd_ptr,
     arm_smmu_clear_cd,
     arm_smmu_install_ste_for_dev,
     arm_smmu_write_cd_entry,
+    cd_table_in_ste,
 )
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDomain, ArmSmmuMaster, ArmSmmuMasterDomain, Invs, Stage
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.structures import Cd, Eats, S1Dss, Ste
 from pasidlab.linux.iopf import iopf_queue_add_device, iopf_queue_remove_device
-from pasidlab.linux.structs import IOMMU_NO_PASID, DomainType, IommuDomain, IommuDomainOps, IommuOps
+from pasidlab.linux.structs import IOMMU_NO_PASID, DomainType, IommuDomain
 from pasidlab.rules import WAS_READ, Refusal, Rule
-
-if TYPE_CHECKING:
-    from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice
-    from pasidlab.drivers.io_pgtable_arm import ArmLpaeTable
-    from pasidlab.linux.mm import MmStruct
-    from pasidlab.linux.mmu_notifier import MmuNotifier
 
 _SET_PASID = "arm_smmu_set_pasid (drivers/iommu/arm/arm-smmu-v3)"
 OTHER_SMMU = Rule(
@@ -96,55 +88,6 @@ STALL_AT_UNBIND = Rule(
     "first, and in a real kernel the worker now touches freed memory",
     source=WAS_READ,
 )
-
-
-class Stage(Enum):
-    """`enum arm_smmu_domain_stage`."""
-
-    S1 = "stage 1"
-    S2 = "stage 2"
-    SVA = "the page table of a process"
-
-
-class ArmSmmuDomain(IommuDomain):
-    """`struct arm_smmu_domain`.
-
-    `asid` tags stage 1, `vmid` stage 2; `table` is the kernel's own page table, `notifier` watches the mm of an SVA
-    domain; `devices` are its attachments, the newest first (6.12 walks them), `invs` what 7.3 invalidates when its
-    table changes.
-    """
-
-    __slots__ = ("asid", "devices", "invs", "notifier", "smmu", "stage", "table", "vmid")
-
-    def __init__(
-        self,
-        smmu: ArmSmmuDevice,
-        stage: Stage,
-        type: DomainType,
-        owner: IommuOps,
-        ops: IommuDomainOps,
-        *,
-        id: int,
-        mm: MmStruct | None = None,
-    ) -> None:
-        super().__init__(type, owner, ops, id=id, mm=mm)
-        self.smmu = smmu
-        self.stage = stage
-        self.asid = 0
-        self.vmid = 0
-        self.table: ArmLpaeTable | None = None
-        self.notifier: MmuNotifier | None = None
-        self.devices: list[ArmSmmuMasterDomain] = []
-        self.invs = Invs()
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class ArmSmmuMasterDomain:
-    """`struct arm_smmu_master_domain`: one attachment of a domain to (device, SSID)."""
-
-    master: ArmSmmuMaster
-    domain: ArmSmmuDomain
-    ssid: int
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -325,7 +268,7 @@ def arm_smmu_set_pasid(master: ArmSmmuMaster, domain: ArmSmmuDomain, pasid: int,
     rid = master.rid_domain
     if domain.smmu is not master.smmu:
         return OTHER_SMMU.refuse(dev=master.dev.name)
-    if not master.cd_table_in_ste and (rid is None or rid.type not in _S1DSS_OF):
+    if not cd_table_in_ste(master) and (rid is None or rid.type not in _S1DSS_OF):
         return RID_DOMAIN.refuse(dev=master.dev.name)
     slot = arm_smmu_alloc_cd_ptr(master, pasid)
     if isinstance(slot, Refusal):
@@ -341,7 +284,7 @@ def arm_smmu_set_pasid(master: ArmSmmuMaster, domain: ArmSmmuDomain, pasid: int,
 
 def _update_ste(master: ArmSmmuMaster, ats_enabled: bool) -> None:
     """arm_smmu_update_ste(): put the CD table into the STE unless it is there with the same ATS state."""
-    if master.cd_table_in_ste and _ste_has_ats(master) == ats_enabled:
+    if cd_table_in_ste(master) and _ste_has_ats(master) == ats_enabled:
         return
     rid = master.rid_domain
     s1dss = S1Dss.SSID0 if rid is None else _S1DSS_OF.get(rid.type, S1Dss.SSID0)

@@ -17,10 +17,9 @@ from functools import partial
 from typing import Literal
 
 from pasidlab import events
-from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice, arm_smmu_device_probe, arm_smmu_sva_supported
+from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_gerror_handler
+from pasidlab.drivers.arm_smmu_v3.device import arm_smmu_device_probe, arm_smmu_sva_supported
 from pasidlab.drivers.arm_smmu_v3.domain import (
-    ArmSmmuDomain,
-    Stage,
     arm_smmu_attach_dev,
     arm_smmu_attach_dev_blocked,
     arm_smmu_attach_dev_identity,
@@ -37,16 +36,16 @@ from pasidlab.drivers.arm_smmu_v3.fault import (
     stall_fault,
 )
 from pasidlab.drivers.arm_smmu_v3.invalidation import WHOLE, arm_smmu_domain_inv_range
-from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster, arm_smmu_probe_device
+from pasidlab.drivers.arm_smmu_v3.master import arm_smmu_probe_device
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice, ArmSmmuDomain, ArmSmmuMaster, Stage
 from pasidlab.drivers.arm_smmu_v3.sva import (
     NO_FEAT_SVA,
     ArmSmmuMmuNotifier,
     arm_smmu_sva_domain_free,
     arm_smmu_sva_set_dev_pasid,
 )
-from pasidlab.drivers.hardware import Moved
+from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Moved
 from pasidlab.drivers.io_pgtable_arm import ArmLpaeTable, domain_granule
-from pasidlab.drivers.mock import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED
 from pasidlab.drivers.traits import RESUME
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.features import Features
@@ -188,13 +187,11 @@ class ArmSmmuDriver:
         """Make one SMMU in hardware, and probe it; `max_pasids` None is what IDR1.SSIDSIZE says."""
         hw = Smmuv3(self.kernel.memory, features, cache_entries=CACHE_ENTRIES if caches else 0)
         smmu = arm_smmu_device_probe(self.kernel, name, hw)
-        hw.interface.irq = smmu.interrupt
+        hw.interface.irq = partial(self._interrupt, smmu)
         bound = 1 << smmu.ssid_bits if max_pasids is None else max_pasids
         sva = arm_smmu_sva_supported(smmu)
         iommu = IommuDevice(name, self.ops, bound, smmu.iopf_queue, per_device, sva)
         self.instances[iommu] = Instance(hw, smmu)
-        smmu.on_events = partial(self._evtq_thread, smmu)
-        smmu.on_page_requests = partial(self._priq_thread, smmu)
         return iommu
 
     def describe(self, dev: Device, traits: DeviceTraits) -> None:
@@ -403,6 +400,15 @@ class ArmSmmuDriver:
             self.kernel.emit(events.PageResponded(dev.name, fault.pasid or 0, fault.grpid, code, wire))
 
     # --- interrupts --------------------------------------------------------------------------------------------
+
+    def _interrupt(self, smmu: ArmSmmuDevice, name: str) -> None:
+        """Run the handler of an interrupt of an SMMU; that of CMD_SYNC has none."""
+        if name == "gerror":
+            arm_smmu_gerror_handler(smmu)
+        elif name == "eventq":
+            self._evtq_thread(smmu)
+        elif name == "priq":
+            self._priq_thread(smmu)
 
     def _evtq_thread(self, smmu: ArmSmmuDevice) -> None:
         """arm_smmu_evtq_thread(): a stalled fault goes to the core, or is aborted when the core has no use for it."""

@@ -11,18 +11,15 @@ Not modelled: rate-limited prints of other events, which are counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd
-from pasidlab.drivers.arm_smmu_v3.device import EVTQ_ENT_BYTES, PRIQ_ENT_BYTES, ArmSmmuDevice, Queue
+from pasidlab.drivers.arm_smmu_v3.device import EVTQ_ENT_BYTES, PRIQ_ENT_BYTES
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice, ArmSmmuMaster, Queue
 from pasidlab.hw.smmuv3.commands import PriResp, Resp, Resume
 from pasidlab.hw.smmuv3.records import Event, FAccess, FAddrSize, FPermission, FTranslation, PriRecord, event_of
 from pasidlab.hw.smmuv3.registers import EventqCons, EventqProd, Offset
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault, ResponseCode
 from pasidlab.rules import WAS_READ, Rule
-
-if TYPE_CHECKING:
-    from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster
 
 PRI_DENIED = Rule(
     "arm-smmu-v3.pri-denied",

@@ -10,22 +10,14 @@ Not modelled: RCU and the purge of trash entries; batches are issued whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
-
 from pasidlab.drivers.arm_smmu_v3.cmdq import (
     CmdqBatch,
     arm_smmu_cmdq_batch_submit,
     arm_smmu_cmdq_issue_cmd_with_sync,
 )
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice, ArmSmmuDomain, ArmSmmuMaster, Inv, Invs, InvType
 from pasidlab.hw.smmuv3.commands import ATC_INV_ALL, AtcInv, Command, Tg, TlbiNhAsid, TlbiNhVa, TlbiS12Vmall
 from pasidlab.linux.structs import IOMMU_NO_PASID
-
-if TYPE_CHECKING:
-    from pasidlab.drivers.arm_smmu_v3.device import ArmSmmuDevice
-    from pasidlab.drivers.arm_smmu_v3.domain import ArmSmmuDomain
-    from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster
 
 WHOLE = 0
 """As a size: everything."""
@@ -33,49 +25,6 @@ _RANGE_NUM_MAX = 31
 """A range invalidation covers at most 31 units of its scale."""
 _ULONG_MAX = (1 << 64) - 1
 _ATC_SHIFT = 12
-
-
-class InvType(IntEnum):
-    """`enum arm_smmu_inv_type`, in the order in which the commands are issued."""
-
-    S1_ASID = 0
-    S2_VMID = 1
-    ATS = 2
-
-
-class Inv(NamedTuple):
-    """`struct arm_smmu_inv`: one thing to invalidate; `id` is an ASID, a VMID or a StreamID."""
-
-    smmu: ArmSmmuDevice
-    type: InvType
-    id: int
-    ssid: int = 0
-
-
-@dataclass(slots=True)
-class Invs:
-    """`struct arm_smmu_invs`: things to invalidate, each with the number of attachments that need it."""
-
-    users: dict[Inv, int] = field(default_factory=dict)
-
-    def merge(self, added: Invs) -> None:
-        """arm_smmu_invs_merge()."""
-        for inv, count in added.users.items():
-            self.users[inv] = self.users.get(inv, 0) + count
-
-    def unref(self, released: Invs) -> list[Inv]:
-        """arm_smmu_invs_unref(): drop attachments; returns what nobody needs any more."""
-        last = []
-        for inv, count in released.users.items():
-            self.users[inv] -= count
-            if not self.users[inv]:
-                del self.users[inv]
-                last.append(inv)
-        return last
-
-    def in_order(self) -> list[Inv]:
-        """Return the entries by SMMU, type, id and SSID."""
-        return sorted(self.users, key=lambda inv: (inv.smmu.name, inv.type, inv.id, inv.ssid))
 
 
 def arm_smmu_invs_of(master: ArmSmmuMaster, domain: ArmSmmuDomain, ssid: int, ats_enabled: bool) -> Invs:

@@ -7,9 +7,6 @@ Not modelled: release of a device; streams that alias between devices; `ats_alwa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from pasidlab.drivers.arm_smmu_v3.cmdq import (
     CmdqBatch,
     arm_smmu_cmdq_batch_submit,
@@ -17,22 +14,19 @@ from pasidlab.drivers.arm_smmu_v3.cmdq import (
     arm_smmu_cmdq_issue_cmd_with_sync,
 )
 from pasidlab.drivers.arm_smmu_v3.device import (
-    ArmSmmuDevice,
     alloc_bytes,
     arm_smmu_init_l2_strtab,
     arm_smmu_sva_lacks,
     read_ste,
 )
 from pasidlab.drivers.arm_smmu_v3.entries import CdTable
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice, ArmSmmuMaster
 from pasidlab.drivers.arm_smmu_v3.writer import arm_smmu_cd_writer, arm_smmu_ste_writer, arm_smmu_write_entry
 from pasidlab.errors import Errno, ModelError
 from pasidlab.hw.smmuv3.commands import CfgiCd, CfgiSte, PrefetchConfig
 from pasidlab.hw.smmuv3.structures import Cd, L1Cd, S1Fmt, Ste
-from pasidlab.linux.structs import IOMMU_NO_PASID, Device, IommuDomain
+from pasidlab.linux.structs import IOMMU_NO_PASID, Device
 from pasidlab.rules import WAS_READ, Refusal, Rule
-
-if TYPE_CHECKING:
-    from pasidlab.drivers.arm_smmu_v3.domain import ArmSmmuMasterDomain
 
 CD_BYTES = 64
 L1_DESC_BYTES = 8
@@ -79,45 +73,6 @@ NO_SVA = Rule(
     "{dev} has PASIDs, but its SMMU cannot share page tables with this CPU: {lacking}",
     source=WAS_READ,
 )
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class ArmSmmuMaster:
-    """See the module docstring.
-
-    Attributes:
-        streams: its StreamIDs.
-        ssid_bits: width of the SSIDs that its CD table has room for.
-        stall_enabled: its faults stall.
-        ats_supported: the device has ATS, and so has the SMMU.
-        ats_enabled: what its domains and invalidations reckon with.
-        pci_ats: ATS is on in the device.
-        cd_table: where the CD table is, once it is made; `cd_leaves` are the level 2 tables by their index.
-        used_ssids: valid CDs but that of SSID 0.
-        rid_domain: what the traffic without PASID is attached to.
-        master_domains: what is attached, by SSID.
-        fault_users: attachments whose domain has a fault handler.
-    """
-
-    smmu: ArmSmmuDevice
-    dev: Device
-    streams: tuple[int, ...]
-    ssid_bits: int
-    stall_enabled: bool
-    ats_supported: bool
-    ats_enabled: bool = False
-    pci_ats: bool = False
-    cd_table: CdTable | None = None
-    cd_leaves: dict[int, int] = field(default_factory=dict)
-    used_ssids: int = 0
-    rid_domain: IommuDomain | None = None
-    master_domains: dict[int, ArmSmmuMasterDomain] = field(default_factory=dict)
-    fault_users: int = 0
-
-    @property
-    def cd_table_in_ste(self) -> bool:
-        """Whether its STEs lead to the CD table."""
-        return bool(read_ste(self.smmu, self.streams[0]).config & 1)
 
 
 def arm_smmu_probe_device(
@@ -215,6 +170,11 @@ def arm_smmu_get_cd_ptr(master: ArmSmmuMaster, ssid: int) -> int:
     if table.s1fmt is S1Fmt.LEAF_64K:
         return master.cd_leaves[ssid // CTXDESC_L2_ENTRIES] + ssid % CTXDESC_L2_ENTRIES * CD_BYTES
     return table.cdtab_dma + ssid * CD_BYTES
+
+
+def cd_table_in_ste(master: ArmSmmuMaster) -> bool:
+    """Whether the STEs of a device lead to its CD table."""
+    return bool(read_ste(master.smmu, master.streams[0]).config & 1)
 
 
 def read_cd(master: ArmSmmuMaster, ssid: int) -> Cd:

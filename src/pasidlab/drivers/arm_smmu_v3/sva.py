@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pasidlab.drivers.arm_smmu_v3.device import arm_smmu_sva_supported
-from pasidlab.drivers.arm_smmu_v3.domain import ArmSmmuDomain, arm_smmu_set_pasid
+from pasidlab.drivers.arm_smmu_v3.domain import arm_smmu_set_pasid
 from pasidlab.drivers.arm_smmu_v3.entries import arm_smmu_make_sva_cd
 from pasidlab.drivers.arm_smmu_v3.invalidation import (
     WHOLE,
@@ -18,7 +18,8 @@ from pasidlab.drivers.arm_smmu_v3.invalidation import (
     arm_smmu_tlb_inv_asid,
     range_or_whole,
 )
-from pasidlab.drivers.arm_smmu_v3.master import ArmSmmuMaster, arm_smmu_write_cd_entry
+from pasidlab.drivers.arm_smmu_v3.master import arm_smmu_write_cd_entry
+from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDomain, ArmSmmuMaster
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.structures import Cd
 from pasidlab.linux.mm import mmget_not_zero, mmput

@@ -16,13 +16,14 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bench_bind, bench_pasid, bench_replay, bench_start
+from benchmarks import bench_bind, bench_pasid, bench_replay, bench_smmu, bench_start
 from benchmarks.rows import Row
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "bind": bench_bind.rows,
     "pasid": bench_pasid.rows,
     "replay": bench_replay.rows,
+    "smmu": bench_smmu.rows,
     "start": bench_start.rows,
 }
 VERDICTS = {None: "", True: "[green]ok[/]", False: "[red]missed[/]"}

@@ -11,7 +11,10 @@ of the parts say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy.typing as npt
 
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.smmuv3 import ats
@@ -35,8 +38,11 @@ from pasidlab.hw.smmuv3.request import (
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.hw.smmuv3.translate import Translator
-from pasidlab.memory import Memory
+from pasidlab.memory import PAGE_SIZE, Memory
 from pasidlab.rules import Rule
+
+if TYPE_CHECKING:  # importing it imports numba, which takes longer than most runs of the model
+    from pasidlab.hw.smmuv3.batch import Batch, BatchTranslator
 
 CACHE_ENTRIES = 4096
 """Default capacity of each cache."""
@@ -84,6 +90,7 @@ class Smmuv3:
         self.translator = Translator(memory, self.features, self.interface, self.lookup, self.tlb, self.stalls)
         self.interface.disabled = self._disabled
         self._ats_endpoints: dict[int, AtsEndpoint] = {}
+        self._batches: BatchTranslator | None = None
         self._atc_timed_out = False
 
     # --- software's side ---------------------------------------------------------------------------------------
@@ -118,17 +125,41 @@ class Smmuv3:
             return ats.translated(self.translator, request, touches)
         return self.translator.translate(request, touches)
 
+    def translate_batch(
+        self,
+        sids: npt.ArrayLike,
+        ssids: npt.ArrayLike,
+        addresses: npt.ArrayLike,
+        writes: npt.ArrayLike = False,
+        *,
+        privileged: npt.ArrayLike = False,
+        instruction: npt.ArrayLike = False,
+    ) -> Batch:
+        """Translate many untranslated transactions, compiled; see `BatchTranslator.translate`."""
+        if self._batches is None:
+            from pasidlab.hw.smmuv3.batch import BatchTranslator
+
+            self._batches = BatchTranslator(self)
+        return self._batches.translate(sids, ssids, addresses, writes, privileged=privileged, instruction=instruction)
+
     def dma_read(self, request: Request, size: int) -> Transferred | Terminated | Stalled:
-        """Read `size` bytes, all of one page; terminated with RAZ_WI reads as zeros at the device."""
-        assert request.access is Operation.READ
-        return self._transfer(request, size, None)
+        """Read `size` bytes, whatever `request.access` says; terminated with RAZ_WI reads as zeros at the device.
+
+        ValueError for a request that no bus carries: one that crosses a multiple of 4 KiB, or asks for a translation.
+        """
+        return self._transfer(request, Operation.READ, size, None)
 
     def dma_write(self, request: Request, data: bytes) -> Transferred | Terminated | Stalled:
-        """Write bytes, all to one page."""
-        assert request.access is Operation.WRITE
-        return self._transfer(request, len(data), data)
+        """Write bytes, whatever `request.access` says; ValueError as `dma_read()`."""
+        return self._transfer(request, Operation.WRITE, len(data), data)
 
-    def _transfer(self, request: Request, size: int, data: bytes | None) -> Transferred | Terminated | Stalled:
+    def _transfer(
+        self, request: Request, access: Operation, size: int, data: bytes | None
+    ) -> Transferred | Terminated | Stalled:
+        if request.ats is Ats.TRANSLATION_REQUEST or request.address % PAGE_SIZE + size > PAGE_SIZE:
+            raise ValueError(f"{request}: {size} bytes are no access within {PAGE_SIZE} bytes")
+        if request.access is not access:
+            request = replace(request, access=access)
         outcome = self._translate(request, [])
         if not isinstance(outcome, Translated):
             return outcome

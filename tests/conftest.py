@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pasidlab import assembly
 from pasidlab.cli import main
+from pasidlab.hw.smmuv3.features import Features
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,3 +52,13 @@ def scenario_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def features(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the SMMUs of machines features that descriptions have no key for."""
+
+    def change(**changed: Any) -> None:
+        monkeypatch.setattr(assembly, "Features", lambda **given: Features(**given | changed))
+
+    return change

@@ -6,8 +6,9 @@ from typing import Any
 
 from pasidlab.hw.smmuv3.commands import Command
 from pasidlab.hw.smmuv3.features import Features
-from pasidlab.hw.smmuv3.interface import Interface, ResumeAction, TlbScope
+from pasidlab.hw.smmuv3.interface import Interface
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Gerror, Offset, QueueBase
+from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.memory import Memory
 from pasidlab.rules import Faulted
 from pasidlab.words import Word

@@ -33,8 +33,8 @@ from pasidlab.hw.smmuv3.commands import (
     TlbiS12Vmall,
 )
 from pasidlab.hw.smmuv3.features import StallModel
-from pasidlab.hw.smmuv3.interface import Regime, ResumeAction, TlbScope
 from pasidlab.hw.smmuv3.registers import CmdqCons, CmdqErr, Gerror, Offset
+from pasidlab.hw.smmuv3.target import Regime, ResumeAction, TlbScope
 
 from .smmuv3_rig import CMDQ, MSI, Rig
 

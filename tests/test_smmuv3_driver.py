@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from pasidlab import assembly
 from pasidlab.description import CpuSpec, MachineSpec, check
 from pasidlab.drivers.arm_smmu_v3.cmdq import CMD_SYNC
 from pasidlab.drivers.arm_smmu_v3.entries import arm_smmu_make_abort_ste
 from pasidlab.errors import Errno, InputError
 from pasidlab.events import Event, PasidBlocked, PasidRemoved
 from pasidlab.hw.smmuv3.commands import AtcInv, CfgiCd, TlbiNhAsid, TlbiNhVa
-from pasidlab.hw.smmuv3.features import Features, StallModel
+from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.registers import Offset
 from pasidlab.hw.smmuv3.structures import Config, Eats, S1Dss, S1Fmt, Tg0
 from pasidlab.linux.profiles import PROFILES
@@ -38,16 +37,6 @@ def cfgi_cd(sid: int, ssid: int, times: int = NEW_CD) -> list[str]:
 
 def cfgi_ste(sid: int, times: int = 2) -> list[str]:
     return [f"CFGI_STE {sid};"] * times + [f"PREFETCH_CONFIG {sid}"]
-
-
-@pytest.fixture
-def features(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give the SMMUs of machines features that descriptions have no key for."""
-
-    def change(**changed: Any) -> None:
-        monkeypatch.setattr(assembly, "Features", lambda **given: Features(**given | changed))
-
-    return change
 
 
 # --- F1 to F10 -----------------------------------------------------------------------------------------------
@@ -827,3 +816,21 @@ def test_a_claim_of_dma_ownership_blocks_the_traffic_without_pasid_and_its_relea
     assert m.ste(1).config is Config.ABORT
     m.release_dma_owner("npu0")
     assert m.ste(1) == before
+
+
+def test_a_group_across_two_smmus_leaves_its_second_device_without_a_domain() -> None:
+    smmus = [smmu_spec("smmu0"), smmu_spec("smmu1")]
+    m = SmmuMachine(nic("a0", group="g", iommu="smmu0"), nic("a1", group="g", iommu="smmu1"), iommus=smmus)
+    assert m.kernel.warnings == 1
+    assert m.ste(m.driver.masters[m.dev("a1")].streams[0], "smmu1").config is Config.ABORT
+    assert m.bind_device("a1", "a").rule == "arm-smmu-v3.other-smmu"
+
+
+@pytest.mark.parametrize("how", [{}, {"ats": True}])
+def test_an_access_larger_than_a_page_of_the_smmu_is_translated_page_by_page(how: dict[str, Any]) -> None:
+    m = SmmuMachine(nic(), smmu={"granule": 4096} | how, cpu=CpuSpec(page_size=65536))
+    m.attach("nic0", 7)
+    m.write("nic0", 7, DATA, b"ab" * 4096)
+    second = m.read("nic0", 7, DATA + 4096, 2).work
+    assert second is not None
+    assert second.data == b"ab"

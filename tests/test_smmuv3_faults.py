@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from pasidlab import assembly
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd_with_sync
 from pasidlab.drivers.arm_smmu_v3.fault import stall_event, stall_fault
 from pasidlab.events import PageResponded
 from pasidlab.hw.smmuv3.commands import AtcInv, CfgiCd
-from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.records import (
     CBadCd,
     CBadSubstreamid,
@@ -72,14 +70,6 @@ class Watched(SmmuMachine):
 
 def rule(outcome: Outcome) -> tuple[str, str]:
     return outcome.result, outcome.rule
-
-
-@pytest.fixture
-def features(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def change(**changed: Any) -> None:
-        monkeypatch.setattr(assembly, "Features", lambda **given: Features(**given | changed))
-
-    return change
 
 
 # --- stalls --------------------------------------------------------------------------------------------------

@@ -317,7 +317,7 @@ def test_a_guarded_register_is_written_only_while_its_enable_is_clear(offset: Of
     rig.write(enable, **{rule: True})
     rig.interface.mmio_write(offset, 0, 4)
     assert rig.read(offset) == free
-    assert [refused.rule.id for refused in rig.refused] == [f"smmu.guard-{rule}"]
+    assert [refused.rule.id for refused in rig.refused] == [f"smmu.guard-{rule.replace('_', '-')}"]
     assert offset.name in rig.refused[0].why
     rig.interface.mmio_write(offset, free & 0xFFFF_FFFF, 4)
     assert len(rig.refused) == 1, "writing the same value changes nothing"

@@ -222,6 +222,7 @@ def test_an_aborted_event_write_closes_the_queue_until_acknowledged() -> None:
     rig.interface.record_event(event(2))
     assert rig.active() == Gerror.mask("eventq_abt_err")
     assert rig.read(Offset.EVENTQ_PROD) == 0
+    assert [lost.rule.id for lost in rig.refused] == ["smmu.event-lost"] * 2
     rig.acknowledge()
     rig.interface.record_event(event(3))
     assert rig.record_at(EVENTQ, 0, Event).sid == 3

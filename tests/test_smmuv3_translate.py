@@ -12,7 +12,7 @@ from pasidlab.hw.pagetable.vmsa import Granule
 from pasidlab.hw.smmuv3.commands import CfgiSte, Resume, StallTerm, TlbiNsnhAll
 from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.registers import Gbpa, Offset
-from pasidlab.hw.smmuv3.request import Completion, Operation, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.request import Ats, Completion, Operation, Request, Stalled, Terminated, Translated
 from pasidlab.hw.smmuv3.smmu import Transferred
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd
 from pasidlab.hw.smmuv3.target import ResumeAction
@@ -855,6 +855,26 @@ def test_reads_and_writes_land_where_the_tables_say() -> None:
     assert world.smmu.dma_write(write, b"hello") == Transferred(PA + OFFSET, b"hello")
     assert world.memory.load(PA + OFFSET, 5) == b"hello"
     assert world.smmu.dma_read(Request(SID, None, VA), 5) == Transferred(PA + OFFSET, b"hello")
+
+
+def test_a_transfer_needs_no_word_of_its_direction() -> None:
+    world = stage1_world()
+    assert world.smmu.dma_write(Request(SID, None, VA), b"hello") == Transferred(PA, b"hello")
+    assert world.smmu.dma_read(Request(SID, None, VA, Operation.WRITE), 5) == Transferred(PA, b"hello")
+    world.stage1.map(VA, PA, S1_ALL | READ_ONLY)
+    world.command(TlbiNsnhAll.make())
+    assert isinstance(world.smmu.dma_write(Request(SID, None, VA), b"hello"), Terminated)
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(SID, None, VA | 0xFFE), Request(SID, None, VA, ats=Ats.TRANSLATION_REQUEST)]
+)
+def test_what_no_bus_carries_is_a_mistake_of_the_caller(request_: Request) -> None:
+    world = stage1_world()
+    with pytest.raises(ValueError, match="no access within 4096 bytes"):
+        world.smmu.dma_write(request_, b"hello")
+    with pytest.raises(ValueError, match="no access within 4096 bytes"):
+        world.smmu.dma_read(request_, 5)
 
 
 def test_a_refused_write_writes_nothing() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -177,43 +178,49 @@ def check(spec: MachineSpec) -> None:
             raise InputError(f"process[{index}].name = {process.name!r}: stands for something else in expectations")
     if spec.cpu.page_size != PAGE_SIZE and isinstance(operating_system(spec), X86Os):
         raise InputError(f"cpu.page_size = {spec.cpu.page_size}: pages of an x86 kernel have {PAGE_SIZE} bytes")
-    iommus = [item.name for item in spec.iommu]
-    before: list[str] = []
-    for index, device in enumerate(spec.device):
-        _check_known(f"device[{index}].iommu", device.iommu, iommus)
-        if device.physfn is not None and device.physfn not in before:
-            place = f"device[{index}].physfn = {device.physfn!r}"
-            raise InputError(f"{place}: must name a device that is described before its virtual functions")
-        for key in ("queue", "kernel_pasid"):
-            if getattr(device, key) is not None and not device.is_idxd:
-                raise InputError(f"device[{index}].{key}: only a device of kind dsa or iaa has it, not {device.kind}")
-        before.append(device.name)
-    _check_smmus(spec)
+    for index, iommu in enumerate(spec.iommu):
+        _check_iommu(index, iommu)
+    for index in range(len(spec.device)):
+        _check_device(index, spec)
+        _check_smmu_device(index, spec)
     streams_of(spec)
 
 
-def _check_smmus(spec: MachineSpec) -> None:
-    """Check that the keys of a model are used with that model."""
-    models = {iommu.name: iommu.model for iommu in spec.iommu}
-    for index, iommu in enumerate(spec.iommu):
-        if iommu.model == "mock":
-            _check_unset(f"iommu[{index}]", iommu, SMMU_KEYS, "an IOMMU of model arm-smmu-v3")
-        elif iommu.ops is not Mode.USUAL:
-            place = f"iommu[{index}].ops = {iommu.ops.value!r}"
-            raise InputError(f"{place}: only a mock acts like other drivers; leave it out for arm-smmu-v3")
-        if iommu.pri and not iommu.ats:
-            raise InputError(f"iommu[{index}].pri: needs ats = true")
-        if iommu.two_level is False and (iommu.sid_bits or 0) > SID_BITS:
-            place = f"iommu[{index}].sid_bits = {iommu.sid_bits}"
-            raise InputError(f"{place}: a linear stream table, two_level = false, has {SID_BITS} bits at most")
-    for index, device in enumerate(spec.device):
-        if models.get(device.iommu or "") != "arm-smmu-v3":
-            _check_unset(f"device[{index}]", device, SMMU_DEVICE_KEYS, "a device behind an arm-smmu-v3")
-        if device.default_domain is not None and device.group in {other.group for other in spec.device[:index]} - {
-            None
-        }:
-            place = f"device[{index}].default_domain"
-            raise InputError(f"{place}: the first device of group {device.group!r} says it for the whole group")
+def _check_device(index: int, spec: MachineSpec) -> None:
+    """Check that a device names what there is, and has only keys of its kind."""
+    device = spec.device[index]
+    _check_known(f"device[{index}].iommu", device.iommu, [item.name for item in spec.iommu])
+    if device.physfn is not None and device.physfn not in [other.name for other in spec.device[:index]]:
+        place = f"device[{index}].physfn = {device.physfn!r}"
+        raise InputError(f"{place}: must name a device that is described before its virtual functions")
+    for key in ("queue", "kernel_pasid"):
+        if getattr(device, key) is not None and not device.is_idxd:
+            raise InputError(f"device[{index}].{key}: only a device of kind dsa or iaa has it, not {device.kind}")
+
+
+def _check_iommu(index: int, iommu: IommuSpec) -> None:
+    """Check that the keys of a model are used with that model, and agree with each other."""
+    if iommu.model == "mock":
+        _check_unset(f"iommu[{index}]", iommu, SMMU_KEYS, "an IOMMU of model arm-smmu-v3")
+    elif iommu.ops is not Mode.USUAL:
+        place = f"iommu[{index}].ops = {iommu.ops.value!r}"
+        raise InputError(f"{place}: only a mock acts like other drivers; leave it out for arm-smmu-v3")
+    if iommu.pri and not iommu.ats:
+        raise InputError(f"iommu[{index}].pri: needs ats = true")
+    if iommu.two_level is False and (iommu.sid_bits or 0) > SID_BITS:
+        place = f"iommu[{index}].sid_bits = {iommu.sid_bits}"
+        raise InputError(f"{place}: a linear stream table, two_level = false, has {SID_BITS} bits at most")
+
+
+def _check_smmu_device(index: int, spec: MachineSpec) -> None:
+    """Check that only a device behind an SMMU has the keys of one, and the first of a group says its domain."""
+    device = spec.device[index]
+    if device.iommu not in {iommu.name for iommu in spec.iommu if iommu.model == "arm-smmu-v3"}:
+        _check_unset(f"device[{index}]", device, SMMU_DEVICE_KEYS, "a device behind an arm-smmu-v3")
+    joins = device.group is not None and device.group in {other.group for other in spec.device[:index]}
+    if device.default_domain is not None and joins:
+        place = f"device[{index}].default_domain"
+        raise InputError(f"{place}: the first device of group {device.group!r} says it for the whole group")
 
 
 def _check_unset(place: str, item: Struct, keys: tuple[str, ...], who: str) -> None:
@@ -236,7 +243,7 @@ def streams_of(spec: MachineSpec) -> dict[str, tuple[int, ...]]:
         given[device.name] = streams
     for index, device in enumerate(spec.device):
         if device.iommu in smmus and device.stream_id is None:
-            free = next(sid for sid in range(FIRST_STREAM, 1 << 25) if sid not in taken[device.iommu])
+            free = next(sid for sid in count(FIRST_STREAM) if sid not in taken[device.iommu])
             _check_streams(f"device[{index}]", (free,), limits[device.iommu], taken[device.iommu])
             given[device.name] = (free,)
     return given

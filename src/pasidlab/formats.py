@@ -251,6 +251,11 @@ def fields_text(word: Word) -> str:
     return ", ".join(parts) or "all zero"
 
 
+def fields_dict(word: Word) -> dict[str, int | str]:
+    """Return the fields that are not zero, each by its name, with the value's name where it has one."""
+    return {shown.field.name: shown.meaning or shown.value for shown in word.values() if shown.value}
+
+
 def number_text(value: int) -> str:
     """Return a number with one digit as it is, and any other in hexadecimal."""
     return str(value) if value < 10 else f"{value:#x}"

@@ -3,7 +3,7 @@
 `Machine` is the one mutable root. Each verb does what its namesake in a scenario does and returns an `Outcome`: the
 result in one word, the number, and the rule with a sentence. The exact kernel calls underneath are in `linux/`.
 
-Not modelled: IOMMUs other than `mock`; mmap; time. The description is checked as a whole before anything is built.
+Not modelled: mmap of new areas; time. The description is checked as a whole before anything is built.
 """
 
 from __future__ import annotations

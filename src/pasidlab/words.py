@@ -187,15 +187,20 @@ class Word(int):
 
     def __new__(cls, raw: int = 0, /, **fields: int) -> Self:
         """Build a word; raises ValueError for a value that does not fit, TypeError for an unknown field."""
-        if raw < 0 or raw >> cls.SIZE:
+        if raw < 0 or raw.bit_length() > cls.SIZE:
             raise ValueError(f"{cls.__name__}({raw:#x}) does not fit {cls.SIZE} bits")
+        return int.__new__(cls, cls._with(raw, fields) if fields else raw)
+
+    @classmethod
+    def _with(cls, raw: int, fields: dict[str, int]) -> int:
+        """Return the bits of a word with some fields set."""
         value = int(raw)
         for name, field_value in fields.items():
             field = cls.FIELDS.get(name)
             if field is None:
                 raise TypeError(f"{cls.__name__}.{name}: no such field; known: {', '.join(cls.FIELDS)}")
             value = value & ~field.mask | field.encode(field_value, f"{cls.__name__}.{name}")
-        return super().__new__(cls, value)
+        return value
 
     @classmethod
     def from_words(cls, *words: int) -> Self:

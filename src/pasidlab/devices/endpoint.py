@@ -36,6 +36,9 @@ from pasidlab.pasid import PasidSpace
 from pasidlab.rules import MOST_LISTED, Faulted, Refusal, Rule, Verdict, listing
 from pasidlab.schemes import Scheme
 
+LARGEST_REQUEST = 4096
+"""Bytes that no request of a device goes beyond, and whose multiples it does not cross (PCI Express; AXI)."""
+
 
 class SubmitBy(StrEnum):
     """How a PASID reaches a device."""
@@ -272,9 +275,9 @@ class Endpoint:
         return outcome
 
     def access(self, pasid: int, work: Work) -> Done | Faulted:
-        """Read or write memory under a PASID, page by page; the first fault ends it."""
+        """Read or write memory under a PASID, request by request; the first fault ends it."""
         moved: list[Moved] = []
-        for address, data, size in self._pages(work):
+        for address, data, size in _requests(work):
             part = self.hardware.access(self.dev, pasid, address, data, size)
             if isinstance(part, Faulted):
                 return part
@@ -282,20 +285,20 @@ class Endpoint:
         owner = " and ".join(dict.fromkeys(part.owner for part in moved))
         return self._done(owner, pasid, work, b"".join(part.data for part in moved))
 
-    def _pages(self, work: Work) -> Iterator[tuple[int, bytes | None, int]]:
-        """Yield address, bytes to write and size of each part that lies in one page; of no bytes, one empty part."""
-        page_size = self.dev.kernel.page_size
-        writes = work.access is Access.WRITE
-        size, done = len(work.data) if writes else work.size, 0
-        while done < size or not done:
-            address = work.address + done
-            part = min(page_size - address % page_size, size - done)
-            yield address, work.data[done : done + part] if writes else None, part
-            if not size:
-                return
-            done += part
-
     def _done(self, owner: str, pasid: int, work: Work, data: bytes) -> Done:
         kernel = self.dev.kernel
         kernel.emit(events.WorkDone(self.dev.name, pasid, owner, work.access.value, work.address, data))
         return Done(owner, pasid, data)
+
+
+def _requests(work: Work) -> Iterator[tuple[int, bytes | None, int]]:
+    """Yield address, bytes to write and size of each request of a job; a job of no bytes is one empty request."""
+    writes = work.access is Access.WRITE
+    size, done = len(work.data) if writes else work.size, 0
+    while done < size or not done:
+        address = work.address + done
+        part = min(LARGEST_REQUEST - address % LARGEST_REQUEST, size - done)
+        yield address, work.data[done : done + part] if writes else None, part
+        if not size:
+            return
+        done += part

@@ -56,7 +56,7 @@ class Hardware(Protocol):
     """What a device needs of the IOMMU in front of it."""
 
     def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
-        """Write `data`, or read `size` bytes (None), under a PASID; never beyond the kernel's page of `address`."""
+        """Write `data`, or read `size` bytes (None), under a PASID; one request, which crosses no 4 KiB."""
 
     def report(self, dev: Device, fault: Fault) -> Refusal | None:
         """Take a page request of a device."""

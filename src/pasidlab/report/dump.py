@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from pasidlab.drivers.arm_smmu_v3.driver import Instance
-from pasidlab.formats import fields_text, hex_words, words_text
+from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
 from pasidlab.hw.atc import AtcEntry
 from pasidlab.hw.pagetable.contract import Leaf
 from pasidlab.hw.pagetable.vmsa import Stage2
@@ -391,8 +391,7 @@ def _targets(targets: list[int], lg2: int) -> str:
 
 
 def _word_record(word: Word) -> dict[str, Any]:
-    fields = {shown.field.name: shown.meaning or shown.value for shown in word.values() if shown.value}
-    return {"words": hex_words(word), "fields": fields, "reserved": hex(word.reserved)}
+    return {"words": hex_words(word), "fields": fields_dict(word), "reserved": hex(word.reserved)}
 
 
 def _at(address: int, word: Word) -> dict[str, Any]:

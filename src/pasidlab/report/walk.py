@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pasidlab.errors import InputError
-from pasidlab.formats import fields_text, hex_words, words_text
+from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.pagetable.descriptors import Descriptor, Stage1Leaf, Stage2Leaf, TableDescriptor
 from pasidlab.hw.smmuv3.records import Event
@@ -53,13 +53,12 @@ class Step:
     def as_dict(self, number: int) -> dict[str, Any]:
         """Return the access as `pasidlab walk --json` prints it."""
         word = self.word
-        fields = {} if word is None else {v.field.name: v.meaning or v.value for v in word.values() if v.value}
         return {
             "access": number,
             "address": self.address,
             "what": self.what,
             "words": None if word is None else hex_words(word),
-            "fields": fields,
+            "fields": {} if word is None else fields_dict(word),
             "store": self.store,
             "rule": self.rule,
             "why": self.why,
@@ -147,8 +146,7 @@ def _how_it_ends(outcome: Terminated | Stalled) -> str:
 
 
 def _event_dict(event: Event) -> dict[str, Any]:
-    fields = {shown.field.name: shown.meaning or shown.value for shown in event.values() if shown.value}
-    return {"name": event.CODE.name, "words": hex_words(event), "fields": fields}
+    return {"name": event.CODE.name, "words": hex_words(event), "fields": fields_dict(event)}
 
 
 def walk(machine: Machine, device: str, request: Request) -> Walk:

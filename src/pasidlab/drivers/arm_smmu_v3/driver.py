@@ -213,7 +213,9 @@ class ArmSmmuDriver:
         )
         self.masters[dev] = master
         self.ports[dev] = DmaPort(instance.hw, traits.streams[0], ats=ats, pri=instance.smmu.pri)
-        iommu_setup_default_domain(dev, self._default_domain(dev, traits))
+        refusal = iommu_setup_default_domain(dev, self._default_domain(dev, traits))
+        if refusal:
+            self.kernel.warn("iommu_setup_default_domain", f"{dev.name} stays without a domain: {refusal.why}")
         if _takes_stalls(master) and not self.kernel.profile.iopf_at_attach:
             iopf_queue_add_device(instance.smmu.iopf_queue, dev)
 

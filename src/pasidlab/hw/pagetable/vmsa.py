@@ -44,35 +44,37 @@ def _rule(name: str, where: str, check: str, why: str) -> Rule:
 # --- rules, in the order of the checks -------------------------------------------------------------------------------
 
 DISABLED = _rule("epd", "TCR_ELx.EPDn", "EPDn == 1", "walks for the half of address {address:#x} are disabled")
-TSZ = _rule("tsz", "TCR_ELx.TnSZ", "TnSZ names a size that the granule has", "the size of the region is not possible")
+TSZ = _rule("tsz", "TCR_ELx.TnSZ", "TnSZ names no size that the granule has", "the size of the region is not possible")
 RANGE = _rule(
     "range",
     "input address range",
-    "the bits above the region equal bit 55 (stage 2: are 0); with TBI not bits 63:56",
+    "bits above the region differ from bit 55 (stage 2: are not 0); with TBI not bits 63:56",
     "address {address:#x} lies outside of the region of stage {stage}",
 )
 START_LEVEL = _rule(
     "start-level",
     "VTCR_EL2.SL0",
-    "the input size resolves from the start level with 1 to 16 tables",
+    "the input size does not resolve from the start level with 1 to 16 tables",
     "stage 2 starts at a level that its input size does not fit",
 )
 BASE_SIZE = _rule(
-    "base-size", "TTBR", "TTB < 2^output size", "the table base of stage {stage} is wider than the output size"
+    "base-size", "TTBR", "TTB >= 2^output size", "the table base of stage {stage} is wider than the output size"
 )
-ABORTED = _rule("abort", "translation table walks", "memory answers", _ENTRY + " could not be accessed")
+ABORTED = _rule("abort", "translation table walks", "memory does not answer", _ENTRY + " could not be accessed")
 INVALID = _rule("invalid", "descriptor formats", "bit 0 == 0", _ENTRY + " is not valid")
 RESERVED = _rule("reserved", "descriptor formats", "bits 1:0 == 01 where no block may be", _ENTRY + " is reserved")
 TABLE = _rule("table", "descriptor formats", "bits 1:0 == 11, levels 0 to 2", _ENTRY + " points to the next table")
 BLOCK = _rule("block", "descriptor formats", "bits 1:0 == 01", _ENTRY + " maps a block")
 PAGE = _rule("page", "descriptor formats", "bits 1:0 == 11, level 3", _ENTRY + " maps a page")
 TABLE_SIZE = _rule(
-    "table-size", "output address size", "next table < 2^output size", _ENTRY + " points beyond the output size"
+    "table-size", "output address size", "next table >= 2^output size", _ENTRY + " points beyond the output size"
 )
 OUTPUT_SIZE = _rule(
-    "output-size", "output address size", "output < 2^output size", _ENTRY + " maps beyond the output size"
+    "output-size", "output address size", "output >= 2^output size", _ENTRY + " maps beyond the output size"
 )
-ACCESS_FLAG = _rule("access-flag", "the Access flag", "AF == 1, or HA, or AFFD", _ENTRY + " has its access flag clear")
+ACCESS_FLAG = _rule(
+    "access-flag", "the Access flag", "AF == 0, without HA and AFFD", _ENTRY + " has its access flag clear"
+)
 NO_USER = _rule("ap-user", "AP[2:1]", "AP[1] == 0", _ENTRY + " keeps unprivileged accesses out")
 READ_ONLY = _rule("ap-read-only", "AP[2:1]", "AP[2] == 1, not DBM with HD", _ENTRY + " is read-only")
 TABLE_NO_USER = _rule("aptable-user", "APTable", "APTable[0] == 1", "a table above keeps unprivileged accesses out")
@@ -99,7 +101,7 @@ DEVICE_TABLE = _rule(
 )
 MARKED_ACCESSED = _rule("set-af", "hardware management of the Access flag", "HA == 1", _ENTRY + " gets its access flag")
 MARKED_DIRTY = _rule(
-    "set-dirty", "hardware management of dirty state", "HD == 1, DBM == 1, write", _ENTRY + " gets dirty"
+    "set-dirty", "hardware management of dirty state", "HD == 1, DBM == 1, write", _ENTRY + " is marked dirty"
 )
 
 _NOT_ENABLED = Reading(DISABLED, FaultKind.TRANSLATION)

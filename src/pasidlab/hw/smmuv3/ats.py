@@ -55,7 +55,7 @@ ATS_CONFIG = Rule(
     "the translation request of stream {sid:#x}, SubstreamID {ssid}, met a bad configuration",
     source=_SPEC,
 )
-ATS_ABORT = Rule("smmu.ats-abort", f"{_SPEC}, 3.9.1", "Config == 000", "stream {sid:#x} is told to abort", source=_SPEC)
+ATS_ABORT = Rule("smmu.ats-abort", f"{_SPEC}, 3.9.1", "Config == 0xx", "stream {sid:#x} is told to abort", source=_SPEC)
 ATS_ABSENT_PAGE = Rule(
     "smmu.ats-not-present",
     f"{_SPEC}, 3.9.1",

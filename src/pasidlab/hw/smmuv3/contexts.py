@@ -12,16 +12,15 @@ from pasidlab.hw.pagetable.vmsa import Granule, Region, Stage1, Stage2
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.structures import OAS_BITS, TG0_SHIFT, TG1_SHIFT, Cd, Ste
 
-
 _GRANULE = {granule.value: granule for granule in Granule}
-_DISABLED = {tbi: Region(0, 0, Granule.K4, disabled=True, tbi=tbi) for tbi in (False, True)}
-"""A half without walks, of which nothing counts but TBI."""
+_DISABLED = Region(0, 0, Granule.K4, disabled=True)
+"""A half without walks, in which every address faults whatever else the CD says of it."""
 
 
 def stage1_of(cd: Cd, features: Features, *, high_half: bool, el2: bool) -> Stage1:
     """Return the format of a legal CD; only EL2 without E2H has no `high_half`, and there EPD0 does not count."""
     return Stage1(
-        ttb0=_DISABLED[cd.tbi0] if cd.epd0 and high_half else _low_half(cd),
+        ttb0=_DISABLED if cd.epd0 and high_half else _low_half(cd),
         ttb1=_high_half(cd) if high_half else None,
         oa_bits=min(OAS_BITS[cd.ips], features.oas_bits),
         oas_bits=features.oas_bits,
@@ -42,7 +41,7 @@ def _low_half(cd: Cd) -> Region:
 
 def _high_half(cd: Cd) -> Region:
     if cd.epd1:
-        return _DISABLED[cd.tbi1]
+        return _DISABLED
     shift = TG1_SHIFT[cd.tg1]
     assert shift is not None
     return Region(cd.ttb1, cd.t1sz, _GRANULE[shift], False, cd.tbi1, cd.had1)

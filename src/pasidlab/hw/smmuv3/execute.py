@@ -118,7 +118,7 @@ RESP = Check(
     lambda command, features: command.resp is Resp.RESERVED_3,
 )
 STALLS = Check(
-    _rule("stall", "4.7.1, 4.7.2", "IDR0.STALL_MODEL == 1", "is about stalls, which there are none"),
+    _rule("stall", "4.7.1, 4.7.2", "IDR0.STALL_MODEL == 1", "is about stalls, and nothing can stall"),
     lambda command, features: features.stall_model is StallModel.TERMINATE_ONLY,
 )
 COMPLETION = Check(

@@ -3,8 +3,9 @@
 Source: IHI 0070 G.b, 6.3.1 to 6.3.6.
 Not checked: combinations that the architecture demands (two-level stream tables from 7 StreamID bits on, both stages
 for EL2), so that a machine can be described that lacks what a driver may take for granted.
-Not modelled, and always read as absent: AArch32 tables, big-endian tables, split-stage ATS, ATOS, MPAM, DPT, ECMDQ,
-preset tables and queues, VMID wildcards, 128-bit descriptors.
+Not modelled, and always read as absent: AArch32 tables (so that IDR0.TTF is fixed), access flags of tables (HTTU 3),
+big-endian tables, split-stage ATS, ATOS, MPAM, DPT, ECMDQ, preset tables and queues, VMID wildcards, 128-bit
+descriptors.
 """
 
 from __future__ import annotations

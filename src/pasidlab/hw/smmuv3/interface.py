@@ -46,12 +46,10 @@ from pasidlab.hw.smmuv3.registers import (
 )
 from pasidlab.hw.smmuv3.signals import Signals
 from pasidlab.hw.smmuv3.structures import ShCfg
-from pasidlab.hw.smmuv3.target import CommandTarget, Regime, ResumeAction, TlbScope
+from pasidlab.hw.smmuv3.target import CommandTarget
 from pasidlab.memory import Memory
 from pasidlab.rules import Faulted, Rule
 from pasidlab.words import Word
-
-__all__ = ["CommandTarget", "Interface", "Regime", "ResumeAction", "TlbScope"]
 
 _SPEC = "IHI 0070 G.b"
 PAGE_1 = 0x1_0000
@@ -104,7 +102,7 @@ def _guard(
     enable: str, closed: Callable[[Interface, Any], bool], fields: tuple[str, ...] = (), name: str = ""
 ) -> Guard:
     rule = Rule(
-        f"smmu.guard-{name or enable.partition('.')[2].lower()}",
+        f"smmu.guard-{name or enable.partition('.')[2].lower().replace('_', '-')}",
         f"{_SPEC}, 6.2 and 6.3",
         f"{enable} == 1",
         f"{{register}} is written, but guarded by {enable}",

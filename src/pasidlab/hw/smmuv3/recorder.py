@@ -69,10 +69,14 @@ class Recorder:
             return
         reason = self._event_obstacle()
         if reason is None:
-            self._write_event(event)
+            if not self._write_event(event):
+                self._lose(event, "the write to the event queue aborted")
             return
         if self._enables.eventq_en and not self._signals.active.eventq_abt_err:
             self._eventq.overflow()
+        self._lose(event, reason)
+
+    def _lose(self, event: Event, reason: str) -> None:
         self._signals.refuse(EVENT_LOST.fault(record=event, reason=reason))
 
     def withdraw(self, unwanted: Callable[[Event], bool]) -> None:

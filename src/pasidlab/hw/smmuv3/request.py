@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from pasidlab.hw.pagetable.contract import Access, Rights, WalkFault
+from pasidlab.hw.pagetable.contract import Rights, WalkFault
 from pasidlab.hw.smmuv3.records import Event
 from pasidlab.rules import Rule
 
@@ -49,11 +49,6 @@ class Request:
     privileged: bool = False
     instruction: bool = False
     ats: Ats = Ats.UNTRANSLATED
-
-    @property
-    def wants(self) -> Access:
-        """The access as page tables judge it."""
-        return Access(self.access is Operation.WRITE, self.instruction, self.privileged)
 
 
 class Completion(Enum):

@@ -57,6 +57,7 @@ def rows() -> Iterator[Row]:
         rig.check()
     gc.collect()
     yield from _single_rows(rigs[0])
+    yield _first_row(rigs[SSID_COUNTS.index(1_024)])
     times = [[(cpu_seconds(rig.batch), cpu_seconds(rig.bare)) for rig in rigs] for _ in range(ROUNDS)]
     for index, rig in enumerate(rigs):
         title = f"batch, {rig.ssids:,} SSIDs"
@@ -77,6 +78,16 @@ def _single_rows(rig: Rig) -> Iterator[Row]:
         request = Request(SID, 0, int(rig.pages[0]))
         seconds = [cpu_seconds(lambda: _translate_singly(smmu, request)) for _ in range(ROUNDS)]  # noqa: B023
         yield Row(f"single translate, 4 levels, {name}", median(seconds) / SINGLES * 1e6, "us", target)
+
+
+def _first_row(rig: Rig) -> Row:
+    """Time the first translation of each SubstreamID by a new SMMU, which has seen none of the CDs before."""
+    requests = [Request(SID, ssid, int(page)) for ssid, page in enumerate(rig.pages)]
+    seconds = []
+    for _ in range(ROUNDS):
+        translate = rig.smmu(0).translate
+        seconds.append(cpu_seconds(lambda: [translate(request) for request in requests]))  # noqa: B023
+    return Row("single translate, 4 levels, a CD never seen before", median(seconds) / len(requests) * 1e6, "us")
 
 
 def _translate_singly(smmu: Smmuv3, request: Request) -> None:

@@ -1,13 +1,13 @@
-"""An SMMU's programming interface with software's side of the queues, and a target that records its commands."""
+"""Software's side of an SMMU's registers and command queue; and an SMMU that only records its commands."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from pasidlab.hw.smmuv3.commands import Command
+from pasidlab.hw.smmuv3.commands import Command, Resp
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
-from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Gerror, Offset, QueueBase
+from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Gerror, Offset
 from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.memory import Memory
 from pasidlab.rules import Faulted
@@ -25,6 +25,9 @@ class RecordingTarget:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.timed_out = False
+
+    def disabled(self) -> None:
+        self.calls.append(("disabled",))
 
     def cfgi_ste(self, sid: int, leaf: bool) -> None:
         self.calls.append(("cfgi_ste", sid, leaf))
@@ -50,7 +53,7 @@ class RecordingTarget:
     def atc_sync(self) -> bool:
         return not self.timed_out
 
-    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: int) -> None:
+    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: Resp) -> None:
         self.calls.append(("pri_resp", sid, ssid, prg_index, response))
 
     def resume(self, sid: int, stag: int, action: ResumeAction) -> None:
@@ -66,28 +69,59 @@ class RecordingTarget:
         self.calls.append(("prefetch_addr", sid, ssid, first, size))
 
 
-class Rig:
-    """Software that drives one SMMU through memory and registers only."""
+class Registers(Protocol):
+    """What answers at the addresses of an SMMU's registers."""
+
+    def mmio_read(self, offset: int, size: int) -> int: ...
+    def mmio_write(self, offset: int, value: int, size: int) -> None: ...
+
+
+class Programmer:
+    """Software that reaches an SMMU through memory and registers only; its command queue lies at `cmdq`."""
+
+    def __init__(self, memory: Memory, registers: Registers, cmdq: int) -> None:
+        self.memory = memory
+        self.registers = registers
+        self.cmdq = cmdq
+
+    def read(self, offset: Offset) -> Any:
+        word = REGISTERS[offset]
+        return word(self.registers.mmio_read(offset, word.SIZE // 8))
+
+    def write(self, offset: Offset, value: int = 0, /, **fields: int) -> None:
+        word = REGISTERS[offset]
+        self.registers.mmio_write(offset, word(value, **fields), word.SIZE // 8)
+
+    def enable(self, **fields: int) -> None:
+        self.write(Offset.CR0, Cr0(self.read(Offset.CR0), **fields))
+        assert self.read(Offset.CR0ACK) == self.read(Offset.CR0)
+
+    def put(self, *commands: Command) -> None:
+        """Write commands to the queue and move PROD once."""
+        log2size = self.read(Offset.CMDQ_BASE).log2size
+        wr = self.read(Offset.CMDQ_PROD).wr
+        for command in commands:
+            self.memory.store(self.cmdq + (wr & (1 << log2size) - 1) * 16, command.pack())
+            wr = wr + 1 & (2 << log2size) - 1
+        self.write(Offset.CMDQ_PROD, wr=wr)
+
+    def errors(self) -> Gerror:
+        """Return the global errors that are active."""
+        return Gerror(self.read(Offset.GERROR) ^ self.read(Offset.GERRORN))
+
+
+class Rig(Programmer):
+    """Software and an SMMU's programming interface, behind which a target records the commands."""
 
     def __init__(self, **features: Any) -> None:
-        self.memory = Memory()
+        memory = Memory()
         self.target = RecordingTarget()
-        self.interface = Interface(self.memory, Features(**features), self.target)
+        self.interface = Interface(memory, Features(**features), self.target)
+        super().__init__(memory, self.interface, CMDQ)
         self.irqs: list[str] = []
         self.refused: list[Faulted] = []
         self.interface.irq = self.irqs.append
         self.interface.refused = self.refused.append
-
-    def read(self, offset: Offset) -> Any:
-        word = REGISTERS[offset]
-        return word(self.interface.mmio_read(offset, word.SIZE // 8))
-
-    def write(self, offset: Offset, value: int = 0, /, **fields: int) -> None:
-        word = REGISTERS[offset]
-        self.interface.mmio_write(offset, word(value, **fields), word.SIZE // 8)
-
-    def enable(self, **fields: int) -> None:
-        self.write(Offset.CR0, Cr0(self.read(Offset.CR0), **fields))
 
     def start_commands(self, log2size: int = 3, at: int = 0) -> None:
         self.write(Offset.CMDQ_BASE, addr=CMDQ, log2size=log2size)
@@ -104,18 +138,6 @@ class Rig:
             self.enable(eventqen=True)
         else:
             self.enable(priqen=True, smmuen=True)
-
-    def put(self, *commands: Command) -> None:
-        """Write commands to the queue and move PROD once."""
-        log2size = QueueBase(self.read(Offset.CMDQ_BASE) & QueueBase.mask("log2size")).log2size
-        wr = self.read(Offset.CMDQ_PROD).wr
-        for command in commands:
-            self.memory.store(CMDQ + (wr & (1 << log2size) - 1) * 16, command.pack())
-            wr = wr + 1 & (2 << log2size) - 1
-        self.write(Offset.CMDQ_PROD, wr=wr)
-
-    def active(self) -> Gerror:
-        return Gerror(self.read(Offset.GERROR) ^ self.read(Offset.GERRORN))
 
     def acknowledge(self) -> None:
         self.write(Offset.GERRORN, self.read(Offset.GERROR))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -233,6 +234,16 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("rules",), ("run", NARROW), ("run", NARROW, "--json"), ("dump", NARROW)])
+def test_a_closed_pipe_is_told_apart_from_unmet_expectations(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    program = [sys.executable, "-m", "pasidlab", *arguments]
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(program, stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_help_imports_neither_numpy_nor_the_model() -> None:

@@ -112,7 +112,7 @@ def garbled(**changes: object) -> bytes:
 
 
 BAD_FILES = {
-    "empty": (b"", r"no sequence in it; a record is one JSON object a line"),
+    "empty": (b"", r"no record in it; a record is one JSON object a line"),
     "not JSON": (b"garbage\n", r":1: not a recorded sequence: JSON is malformed"),
     "no UTF-8": (b'{"seq": "\xff"}\n', r":1: not a recorded sequence"),
     "truncated": (garbled()[:200], r":1: not a recorded sequence: Input data was truncated"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pasidlab.errors import InputError
 from pasidlab.formats import FORMATS, bits_text, decode, decode_bytes, decode_words, fields_text, find_format
+from pasidlab.hw.pagetable.descriptors import Ap, S2Ap, Shareability, Stage1Leaf, Stage2Leaf
 from pasidlab.hw.smmuv3.commands import Resume, Sync
 from pasidlab.hw.smmuv3.records import FPermission
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0
@@ -43,6 +44,10 @@ class TestFormats:
         fields = sum(field["value"] >> shifted[field["name"]] << field["lsb"] for field in record["fields"])
         assert fields + int(record["reserved"], 16) == raw
         assert json.loads(json.dumps(record)) == record
+
+    @pytest.mark.parametrize("name", ["vmsa.pte", "vmsa.table", "vmsa.stage2"])
+    def test_every_field_of_a_descriptor_says_what_it_is_for(self, name: str) -> None:
+        assert all(field["doc"] for field in decode(FORMATS[name], 0).as_dict()["fields"])
 
     def test_words_and_bytes_of_one_entry_say_the_same(self) -> None:
         form = find_format("smmuv3.ste")
@@ -113,6 +118,14 @@ class TestCommand:
         assert done.status == 0
         assert "refused with C_BAD_CD: V == 0 [smmu.cd-invalid; IHI 0070 G.b, 5.4 CD]" in done.out
 
+    def test_a_descriptor_says_what_it_allows(self, pasidlab: Command) -> None:
+        stage1 = pasidlab("decode", "vmsa.pte", hex(Stage1Leaf(valid=True, ap=Ap.READ_ONLY, sh=Shareability.ISH))).out
+        assert "ap            │   7:6 │     3 │ READ_ONLY │ rights of data accesses" in stage1
+        assert "sh            │   9:8 │     3 │ ISH       │ shareability" in stage1
+        stage2 = pasidlab("decode", "vmsa.stage2", hex(Stage2Leaf(mem_attr=15, s2ap=S2Ap.WRITE_ONLY, xn=1))).out
+        for name, meaning in (("mem_attr", "NORMAL_WB"), ("s2ap", "WRITE_ONLY"), ("xn", "UNPRIVILEGED_EXECUTABLE")):
+            assert [line.split(" │ ")[3].rstrip() for line in stage2.splitlines() if line.startswith(name)] == [meaning]
+
     def test_reserved_bits_that_are_set_are_flagged(self, pasidlab: Command) -> None:
         assert "RESERVED BITS ARE SET: 5 (0x20)" in pasidlab("decode", "smmuv3.cr0", "0x21").out
         assert "RESERVED" not in pasidlab("decode", "smmuv3.cr0", "0x1").out
@@ -155,9 +168,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (b"46 0\n46\n", "line 2: smmuv3.cmd has 2 64-bit words; 1 given"),
+            (b"46 0\n46\n", "standard input, line 2: smmuv3.cmd has 2 64-bit words; 1 given"),
             (b"\xff\xfe\n", "line 1 '\\\\xff\\\\xfe': not hexadecimal"),
             (b"4" * 5000, "line 1: longer than 4096 bytes; one entry a line"),
+            (b"\n# nothing\n", "standard input: empty; smmuv3.cmd is 128 bits of hexadecimal digits, one entry a line"),
         ],
     )
     def test_a_bad_line_is_named(
@@ -167,6 +181,11 @@ class TestCommand:
         done = pasidlab("decode", "smmuv3.cmd", "-", "--json")
         assert done.status == 2
         assert message in done.err
+
+    def test_a_closed_standard_input_is_named(self, pasidlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdin", None)
+        done = pasidlab("decode", "smmuv3.cmd", "-")
+        assert (done.status, done.err) == (2, "pasidlab: HEX '-': standard input is closed\n")
 
     @pytest.mark.parametrize("arguments", [(), ("--list",), ("smmuv3.ste", "--list")])
     def test_without_a_format_the_formats_are_listed(self, pasidlab: Command, arguments: tuple[str, ...]) -> None:
@@ -181,6 +200,8 @@ class TestCommand:
             (("smmuv3.xyz", "0"), "FORMAT 'smmuv3.xyz': no such format; allowed: smmuv3.ste, smmuv3.cd, smmuv3.l1std"),
             (("vmsa.x", "0"), "FORMAT 'vmsa.x': no such format; allowed: vmsa.pte, vmsa.table, vmsa.stage2"),
             (("nvme.sqe", "0"), "FORMAT 'nvme.sqe': no such format; allowed: smmuv3.ste"),
+            (("STE", "0"), "FORMAT 'STE': no such format; allowed: smmuv3.ste\n"),
+            (("smmuv3.ste", "-", "0"), "HEX '-': stands alone, since it reads standard input"),
             (
                 ("smmuv3.ste",),
                 "HEX: missing; smmuv3.ste is 512 bits of hexadecimal digits, or - to read standard input",

@@ -92,7 +92,7 @@ def state_of(machine: Machine) -> tuple[object, ...]:
     registers = [int(inspect.register(smmu, offset)) for offset in Offset]
     rows, pool = smmu.memory.page_table()
     caches = dict(smmu.tlb.entries), dict(smmu.lookup.cached_streams), dict(smmu.lookup.cached_contexts)
-    return registers, dict(rows), pool.tobytes(), caches, len(smmu.stalls), machine.parts.smmus.other_events
+    return registers, dict(rows), pool.tobytes(), caches, len(smmu.stalls)
 
 
 class TestMachineAt:
@@ -434,6 +434,10 @@ class TestCommands:
                 ("walk", NARROW, "--device", "npu0", "--address", "0", "--access", "rw"),
                 "--access 'rw': allowed: read, write",
             ),
+            (
+                ("walk", NARROW, "--device", "npu0", "--address", "0", "--access", "write", "--instruction"),
+                "--instruction: an instruction fetch is a read; leave out --access write",
+            ),
         ],
     )
     def test_a_bad_argument_is_named_with_what_is_allowed(
@@ -442,3 +446,8 @@ class TestCommands:
         done = pasidlab(*arguments)
         assert (done.status, done.out) == (2, "")
         assert done.err.startswith(f"pasidlab: {message.format(file=NARROW)}")
+
+
+def test_a_machine_without_hardware_is_said_to_be_one(scenario_file: Callable[[str], Path], pasidlab: Command) -> None:
+    done = pasidlab("dump", scenario_file('[[step]]\ndo = "show"\n'))
+    assert done.out.splitlines()[1:] == ["└── this machine has neither IOMMU nor device"]

@@ -55,7 +55,7 @@ MISTAKES = {
     ),
     "smmu key of a mock": (
         '[[iommu]]\nname = "s"\nssid_bits = 4\n' + SHOW,
-        r"iommu\[0\]\.ssid_bits: only an IOMMU of model arm-smmu-v3 has it",
+        r"iommu\[0\]\.ssid_bits = 4: only an IOMMU of model arm-smmu-v3 has it",
     ),
     "acting smmu": (
         '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\nops = "amd-vi"\n' + SHOW,
@@ -63,21 +63,45 @@ MISTAKES = {
     ),
     "pri without ats": (
         '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\npri = true\n' + SHOW,
-        r"iommu\[0\]\.pri: needs ats = true",
+        r"iommu\[0\]\.pri = True: needs ats = true",
     ),
     "stream of a mock's device": (
         '[[device]]\nname = "d"\nstream_id = 4\n' + SHOW,
-        r"device\[0\]\.stream_id: only a device behind an arm-smmu-v3 has it",
+        r"device\[0\]\.stream_id = 4: only a device behind an arm-smmu-v3 has it",
     ),
     "stream too large": (
         SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = 16\n' + SHOW,
-        r"device\[0\]\.stream_id: StreamID 16 does not fit the SMMU's sid_bits = 4",
+        r"device\[0\]\.stream_id: StreamID 16 does not fit the SMMU's sid_bits = 4; allowed: 0 to 15",
     ),
     "stream twice": (
         SMMU
         + '[[device]]\nname = "d"\niommu = "s"\nstream_id = 5\n[[device]]\nname = "e"\niommu = "s"\nstream_id = 5\n'
         + SHOW,
         r"device\[1\]\.stream_id: StreamID 5 is another device's",
+    ),
+    "stream twice on one device": (
+        SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = [5, 5]\n' + SHOW,
+        r"device\[0\]\.stream_id: StreamID 5 is listed twice",
+    ),
+    "no stream left": (
+        '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\nsid_bits = 0\n[[device]]\nname = "d"\niommu = "s"\n' + SHOW,
+        r"device\[0\]\.stream_id: missing, and none from 1 on is free where sid_bits = 0",
+    ),
+    "ats of a platform device": (
+        SMMU + '[[device]]\nname = "d"\niommu = "s"\nkind = "narrow"\nats = true\n' + SHOW,
+        r"device\[0\]\.ats = True: only a PCIe device, of a kind other than narrow, has it",
+    ),
+    "wrong type of a key that may be left out": (
+        '[[iommu]]\nname = "s"\nmodel = "arm-smmu-v3"\nstall = 3\n' + SHOW,
+        r"iommu\[0\]\.stall = 3: expected `bool`, got `int`$",
+    ),
+    "number that no device can send": (
+        step('do = "dma"\ndevice = "npu0"\npasid = 0x100000'),
+        r"step\[0\]\.pasid = 1048576: expected `int` <= 1048575",
+    ),
+    "request for a number that no device can send": (
+        step('do = "page_request"\ndevice = "npu0"\npasid = 0x100000'),
+        r"step\[0\]\.pasid = 1048576: expected `int` <= 1048575",
     ),
     "no stream": (
         SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = []\n' + SHOW,

@@ -325,6 +325,15 @@ class TestFaultsAndResets:
         refused(m.page_request("dev0", 9, fault()), "EINVAL", "fault.no-handler")
         refused(m.page_request("dev0", None, fault()), "EINVAL", "fault.no-handler")
 
+    @pytest.mark.parametrize("model", ["mock", "arm-smmu-v3"])
+    def test_no_device_sends_a_number_of_more_than_20_bits(self, model: Any) -> None:
+        m = Machine(MachineSpec(iommu=[IommuSpec("iommu0", model)], device=[DeviceSpec("dev0", "iommu0")]))
+        assert m.dma("dev0", 0xF_FFFF, Work(Access.READ)).result == "fault"
+        with pytest.raises(InputError, match="pasid = 1048576: a device sends 20 bits; allowed: 0 to 0xfffff"):
+            m.dma("dev0", 1 << 20, Work(Access.READ))
+        with pytest.raises(InputError, match="a device sends 20 bits"):
+            m.page_request("dev0", 1 << 20, fault())
+
     def test_the_wire_code_is_told_for_a_real_drivers_habits(self) -> None:
         spec = MachineSpec(
             iommu=[IommuSpec("smmu0", ops=Mode.ARM_SMMU_V3)],

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from pasidlab.hw.atc import Atc, AtcEntry
-from pasidlab.hw.smmuv3.ats import PageResponse
-from pasidlab.hw.smmuv3.commands import AtcInv, CfgiSte, PriResp, Sync, TlbiNhAsid
+from pasidlab.hw.smmuv3.commands import AtcInv, CfgiSte, PriResp, Resp, Sync, TlbiNhAsid
 from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
 from pasidlab.hw.smmuv3.records import PriRecord
 from pasidlab.hw.smmuv3.registers import CmdqErr, Offset
 from pasidlab.hw.smmuv3.request import Ats, AtsStatus, Completion, Terminated, Translated
 from pasidlab.hw.smmuv3.smmu import Transferred
 from pasidlab.hw.smmuv3.structures import Config
-from tests.smmu_machine import (
+from tests.smmuv3_hardware import (
     AF,
     ASID,
     BAD_ATS_TREQ,
@@ -33,7 +32,7 @@ from tests.smmu_machine import (
     USER,
     UUT,
     VA,
-    SmmuMachine,
+    Software,
     World,
     fault,
     record,
@@ -55,7 +54,7 @@ def ats_world(config: Config = S1, /, ste: dict[str, int] | None = None, **more:
     return world
 
 
-def rights(world: SmmuMachine, ssid: int | None = None, address: int = VA, **more: Any) -> str:
+def rights(world: Software, ssid: int | None = None, address: int = VA, **more: Any) -> str:
     """Return what a translation request is granted, as text."""
     answer = world.ats(ssid, address, **more)
     assert answer.status is SUCCESS
@@ -275,7 +274,7 @@ def test_a_request_to_write_leaves_a_page_clean_that_it_may_not_write() -> None:
 # --- translated transactions ---------------------------------------------------------------------------------------
 
 
-def translated(world: SmmuMachine, address: int = PA, **more: Any) -> Any:
+def translated(world: Software, address: int = PA, **more: Any) -> Any:
     return world.go(None, address, ats=Ats.TRANSLATED, **more)
 
 
@@ -394,9 +393,9 @@ def test_an_atc_entry_stays_until_its_command(command: AtcInv, gone: set[int]) -
 def test_a_device_that_answers_no_invalidation_makes_the_next_sync_fail() -> None:
     world, port = port_world()
     port.atc.hung = True
-    world.submit(AtcInv.make(sid=SID, size=52))
+    world.put(AtcInv.make(sid=SID, size=52))
     assert not world.errors().cmdq_err
-    world.submit(Sync.make(), CfgiSte.make(sid=SID))
+    world.put(Sync.make(), CfgiSte.make(sid=SID))
     assert world.errors().cmdq_err
     cons = world.read(Offset.CMDQ_CONS)
     assert cons.err == CmdqErr.ATC_INV_SYNC
@@ -454,12 +453,12 @@ def test_a_device_whose_request_is_refused_gets_nothing() -> None:
 class Endpoint:
     """Notes what the SMMU sends."""
 
-    responses: list[tuple[int | None, int, PageResponse]] = field(default_factory=list)
+    responses: list[tuple[int | None, int, Resp]] = field(default_factory=list)
 
     def invalidate(self, ssid: int | None, *, every_ssid: bool, first: int, size: int | None) -> bool:
         return True
 
-    def page_response(self, ssid: int | None, prg_index: int, response: PageResponse) -> None:
+    def page_response(self, ssid: int | None, prg_index: int, response: Resp) -> None:
         self.responses.append((ssid, prg_index, response))
 
 
@@ -484,7 +483,7 @@ def asked(index: int, ssid: int | None = SSID, last: int = 1) -> bytes:
     return (low | (index | PAGE) << 64).to_bytes(16, "little")
 
 
-SUCCEEDED, FAILED = PageResponse.SUCCESS, PageResponse.FAILURE
+SUCCEEDED, FAILED = Resp.SUCCESS, Resp.FAILURE
 
 
 def test_page_requests_lie_in_the_queue_as_they_came() -> None:
@@ -495,8 +494,8 @@ def test_page_requests_lie_in_the_queue_as_they_came() -> None:
     assert endpoint.responses == []
 
 
-@pytest.mark.parametrize(("code", "response"), [(0, FAILED), (1, PageResponse.INVALID), (2, SUCCEEDED)])
-def test_pri_resp_reaches_the_device(code: int, response: PageResponse) -> None:
+@pytest.mark.parametrize(("code", "response"), [(0, FAILED), (1, Resp.INVALID_REQUEST), (2, SUCCEEDED)])
+def test_pri_resp_reaches_the_device(code: int, response: Resp) -> None:
     world, endpoint = pri_world()
     world.command(PriResp.make(sid=SID, ssv=1, ssid=SSID, prgindex=0x1A, resp=code))
     world.command(PriResp.make(sid=SID, ssid=SSID, prgindex=1, resp=code), PriResp.make(sid=SID + 1, resp=code))
@@ -519,7 +518,7 @@ AUTOMATIC = [
 
 @pytest.mark.parametrize(("features", "ste", "ssid", "answer"), AUTOMATIC)
 def test_after_an_overflow_the_smmu_answers_by_itself(
-    features: dict[str, Any], ste: dict[str, int], ssid: int | None, answer: tuple[int | None, PageResponse]
+    features: dict[str, Any], ste: dict[str, int], ssid: int | None, answer: tuple[int | None, Resp]
 ) -> None:
     world, endpoint = pri_world(1, ste, **features)
     for index in range(2):
@@ -610,8 +609,8 @@ def test_a_device_asks_for_the_page_and_goes_on_when_it_is_there() -> None:
     assert world.events() == []
 
 
-@pytest.mark.parametrize("response", [PageResponse.INVALID, FAILED])
-def test_a_device_whose_page_is_refused_stops(response: PageResponse) -> None:
+@pytest.mark.parametrize("response", [Resp.INVALID_REQUEST, FAILED])
+def test_a_device_whose_page_is_refused_stops(response: Resp) -> None:
     world, port = port_world()
     world.start_page_requests()
     world.stage1.put(VA, 0)

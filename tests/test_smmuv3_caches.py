@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.smmuv3.commands import (
     CFGI_ALL_RANGE,
     CfgiCd,
@@ -28,8 +29,10 @@ from pasidlab.hw.smmuv3.commands import (
     TlbiS2Ipa,
     TlbiS12Vmall,
 )
+from pasidlab.hw.smmuv3.request import Request, Translated
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
-from tests.smmu_machine import (
+from pasidlab.hw.smmuv3.translate import TLB_HIT, WALKED
+from tests.smmuv3_hardware import (
     AF,
     ASID,
     BAD_CD,
@@ -49,7 +52,7 @@ from tests.smmu_machine import (
     USER,
     VA,
     VMID,
-    SmmuMachine,
+    Software,
     Tables,
     World,
     fault,
@@ -189,12 +192,12 @@ def test_a_failed_fetch_is_not_cached() -> None:
 L2 = 0x500_0000
 
 
-def two_level_machine() -> SmmuMachine:
-    machine = SmmuMachine().start(strtab={"log2size": 12, "split": 6, "fmt": 1})
-    machine.store(STRTAB, L1Std(span=7, l2ptr=L2))
+def two_level_software() -> Software:
+    software = Software().start(strtab={"log2size": 12, "split": 6, "fmt": 1})
+    software.store(STRTAB, L1Std(span=7, l2ptr=L2))
     for sid in (1, 2):
-        machine.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
-    return machine
+        software.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
+    return software
 
 
 @pytest.mark.parametrize(
@@ -208,22 +211,22 @@ def two_level_machine() -> SmmuMachine:
     ],
 )
 def test_a_level_1_stream_descriptor_stays_until_a_command_without_leaf(command: Command, reaches: bool) -> None:
-    machine = two_level_machine()
-    machine.passes(VA, sid=1)
-    machine.store(STRTAB, L1Std(span=0))
-    machine.command(command)
+    software = two_level_software()
+    software.passes(VA, sid=1)
+    software.store(STRTAB, L1Std(span=0))
+    software.command(command)
     if reaches:
-        machine.refused(record(BAD_STREAMID, 2), sid=2)
+        software.refused(record(BAD_STREAMID, 2), sid=2)
     else:
-        machine.passes(VA, sid=2)
+        software.passes(VA, sid=2)
 
 
 def test_a_level_1_stream_descriptor_without_a_table_is_not_cached() -> None:
-    machine = two_level_machine()
-    machine.store(STRTAB, L1Std(span=0))
-    machine.refused(record(BAD_STREAMID, 1), sid=1)
-    machine.store(STRTAB, L1Std(span=7, l2ptr=L2))
-    machine.passes(VA, sid=1)
+    software = two_level_software()
+    software.store(STRTAB, L1Std(span=0))
+    software.refused(record(BAD_STREAMID, 1), sid=1)
+    software.store(STRTAB, L1Std(span=7, l2ptr=L2))
+    software.passes(VA, sid=1)
 
 
 LEAF = 0x510_0000
@@ -576,3 +579,14 @@ def test_a_cache_holds_no_more_than_its_capacity(entries: int) -> None:
     world.stage1.put(VA + 11 * 4096, 0)
     world.refused(record(TRANSLATION, 0, rnw=1, class_=2, inputaddr=VA), sid=0)
     world.passes(PA + 11 * 4096, address=VA + 11 * 4096, sid=11)
+
+
+def test_a_tlb_hit_is_told_from_a_walk_even_where_accesses_are_collected_over_several_translations() -> None:
+    world = substream_world()
+    smmu, request = world.start().smmu, Request(SID, SSID, VA)
+    touches: list[Touch] = []
+    walked = smmu.translate(request, touches)
+    hit = smmu.translate(request, touches)
+    assert isinstance(walked, Translated)
+    assert isinstance(hit, Translated)
+    assert (walked.rule, hit.rule) == (WALKED, TLB_HIT)

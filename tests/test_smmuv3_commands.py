@@ -49,8 +49,8 @@ def started(**features: Any) -> Rig:
     return rig
 
 
-def tlbi(regime: Regime, *fields: int | None, leaf_only: bool = False) -> tuple[str, TlbScope]:
-    return ("tlbi", TlbScope(regime, *fields, leaf_only=leaf_only))
+def tlbi(regime: Regime, *fields: int | None) -> tuple[str, TlbScope]:
+    return ("tlbi", TlbScope(regime, *fields))
 
 
 # What reaches the target
@@ -73,14 +73,14 @@ def tlbi(regime: Regime, *fields: int | None, leaf_only: bool = False) -> tuple[
         (TlbiNhAll.make(vmid=7), tlbi(Regime.NH, 7)),
         (TlbiNhAsid.make(vmid=7, asid=0xFFFF), tlbi(Regime.NH, 7, 0xFFFF)),
         (TlbiNhVa.make(vmid=7, asid=8, addr=VA), tlbi(Regime.NH, 7, 8, VA, 0x1000)),
-        (TlbiNhVa.make(vmid=7, asid=8, addr=VA, leaf=True), tlbi(Regime.NH, 7, 8, VA, 0x1000, leaf_only=True)),
+        (TlbiNhVa.make(vmid=7, asid=8, addr=VA, leaf=True), tlbi(Regime.NH, 7, 8, VA, 0x1000)),
         (TlbiNhVaa.make(vmid=7, addr=VA), tlbi(Regime.NH, 7, None, VA, 0x1000)),
         (TlbiEl2All.make(), tlbi(Regime.EL2)),
         (TlbiEl2Asid.make(asid=8), tlbi(Regime.EL2, None, 8)),
         (TlbiEl2Va.make(asid=8, addr=VA), tlbi(Regime.EL2, None, 8, VA, 0x1000)),
         (TlbiEl2Vaa.make(addr=VA), tlbi(Regime.EL2, None, None, VA, 0x1000)),
         (TlbiS12Vmall.make(vmid=7), tlbi(Regime.S12, 7)),
-        (TlbiS2Ipa.make(vmid=7, ipa=VA, leaf=True), tlbi(Regime.S2, 7, None, VA, 0x1000, leaf_only=True)),
+        (TlbiS2Ipa.make(vmid=7, ipa=VA, leaf=True), tlbi(Regime.S2, 7, None, VA, 0x1000)),
         (TlbiNsnhAll.make(), tlbi(Regime.NSNH)),
         (AtcInv.make(sid=5, ssv=True, ssid=6, size=52), ("atc_inv", 5, 6, False, 0, None)),
         (AtcInv.make(sid=5, ssv=True, ssid=6, global_=True, addr=VA), ("atc_inv", 5, 6, True, VA, 0x1000)),
@@ -101,7 +101,7 @@ def test_a_command_reaches_its_target_decoded(command: Command, call: tuple[Any,
     rig.put(command)
     assert rig.target.calls == [call]
     assert rig.read(Offset.CMDQ_CONS) == CmdqCons(rd=1)
-    assert rig.active() == 0
+    assert rig.errors() == 0
     assert rig.refused == []
 
 
@@ -113,7 +113,7 @@ def test_a_command_reaches_its_target_decoded(command: Command, call: tuple[Any,
         ((0x0012000000000011, 0), tlbi(Regime.NH, 0, 0x12)),
         (
             (0x0012000000103012, 0x00007F0012340701),
-            tlbi(Regime.NH, 0, 0x12, 0x7F00_1234_0000, 0x8000, leaf_only=True),
+            tlbi(Regime.NH, 0, 0x12, 0x7F00_1234_0000, 0x8000),
         ),
         ((0x0000010000001840, 0x34), ("atc_inv", 0x100, 1, False, 0, None)),
         ((0x0000010000001044, 7), ("resume", 0x100, 7, ResumeAction.RETRY)),
@@ -195,7 +195,7 @@ def test_translation_may_be_off_while_caches_are_maintained() -> None:
     rig = started()
     rig.enable(smmuen=False)
     rig.put(CfgiSteRange.make(range=31), TlbiNsnhAll.make(), Resume.make(sid=1), StallTerm.make(sid=1), Sync.make())
-    assert [call[0] for call in rig.target.calls] == ["cfgi_all", "tlbi", "resume", "stall_term"]
+    assert [call[0] for call in rig.target.calls] == ["disabled", "cfgi_all", "tlbi", "resume", "stall_term"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_what_needs_translation_is_ignored_while_it_is_off(command: Command) -> 
     rig = started()
     rig.enable(smmuen=False)
     rig.put(command)
-    assert rig.target.calls == []
+    assert rig.target.calls == [("disabled",)]
     assert rig.read(Offset.CMDQ_CONS) == CmdqCons(rd=1)
     assert [refused.rule.id for refused in rig.refused] == ["smmu.cmd-smmuen"]
 
@@ -271,7 +271,7 @@ def test_an_illegal_command_stops_the_queue_at_itself(command: Command, features
     rig.put(TlbiNsnhAll.make(), command, TlbiNsnhAll.make())
     assert rig.target.calls == [tlbi(Regime.NSNH)]
     assert rig.read(Offset.CMDQ_CONS) == CmdqCons(rd=1, err=CmdqErr.ILL)
-    assert rig.active() == Gerror.mask("cmdq_err")
+    assert rig.errors() == Gerror.mask("cmdq_err")
     assert [refused.rule.id for refused in rig.refused] == [f"smmu.cmd-{rule}"]
 
 
@@ -294,7 +294,7 @@ def test_nothing_is_consumed_while_the_error_is_active() -> None:
     rig.enable(cmdqen=False)
     rig.enable(cmdqen=True)
     assert rig.target.calls == []
-    assert rig.active() == Gerror.mask("cmdq_err")
+    assert rig.errors() == Gerror.mask("cmdq_err")
 
 
 def test_the_queue_restarts_at_the_mended_command_when_the_error_is_acknowledged() -> None:
@@ -304,7 +304,7 @@ def test_the_queue_restarts_at_the_mended_command_when_the_error_is_acknowledged
     rig.acknowledge()
     assert rig.target.calls == [tlbi(Regime.NSNH)]
     assert rig.read(Offset.CMDQ_CONS).rd == 2
-    assert rig.active() == 0
+    assert rig.errors() == 0
 
 
 def test_the_bad_command_can_be_taken_back() -> None:
@@ -312,7 +312,7 @@ def test_the_bad_command_can_be_taken_back() -> None:
     rig.put(TlbiNsnhAll.make(), Command())
     rig.write(Offset.CMDQ_PROD, wr=1)
     rig.acknowledge()
-    assert rig.active() == 0
+    assert rig.errors() == 0
     rig.put(CfgiCdAll.make(sid=3))
     assert rig.target.calls == [tlbi(Regime.NSNH), ("cfgi_cd_all", 3)]
 
@@ -331,6 +331,21 @@ def test_an_interrupt_handler_can_mend_and_acknowledge() -> None:
     rig.put(Command(), TlbiNsnhAll.make(), Command(), TlbiNsnhAll.make())
     assert rig.target.calls == [tlbi(Regime.NSNH)] * 2
     assert rig.read(Offset.CMDQ_CONS).rd == 4
+
+
+def test_an_interrupt_handler_may_go_on_producing_for_more_than_a_queue_full() -> None:
+    rig = Rig()
+    rig.start_commands(log2size=1)
+    left = list(range(7))
+
+    def produce(name: str) -> None:
+        if left:
+            rig.put(CfgiCdAll.make(sid=left.pop(0)), Sync.make(cs=1))
+
+    rig.interface.irq = produce
+    rig.put(Sync.make(cs=1))
+    assert rig.target.calls == [("cfgi_cd_all", sid) for sid in range(7)]
+    assert rig.read(Offset.CMDQ_CONS).rd == rig.read(Offset.CMDQ_PROD).wr
 
 
 def test_an_interrupt_handler_that_mends_nothing_is_not_called_forever() -> None:
@@ -411,7 +426,7 @@ def test_an_aborted_sync_message_is_an_error_but_sync_is_complete() -> None:
     rig = started()
     rig.memory.poison(MSI, 4)
     rig.put(Sync.make(cs=1, msiaddr=MSI), TlbiNsnhAll.make())
-    assert rig.active() == Gerror.mask("msi_cmdq_abt_err")
+    assert rig.errors() == Gerror.mask("msi_cmdq_abt_err")
     assert rig.read(Offset.CMDQ_CONS).rd == 2
     assert rig.target.calls == [tlbi(Regime.NSNH)]
     assert rig.irqs == []
@@ -422,7 +437,7 @@ def test_sync_stops_the_queue_when_an_atc_invalidation_timed_out() -> None:
     rig.target.timed_out = True
     rig.put(AtcInv.make(sid=1, size=52), Sync.make(cs=1), TlbiNsnhAll.make())
     assert rig.read(Offset.CMDQ_CONS) == CmdqCons(rd=1, err=CmdqErr.ATC_INV_SYNC)
-    assert rig.active() == Gerror.mask("cmdq_err")
+    assert rig.errors() == Gerror.mask("cmdq_err")
     assert rig.irqs == []
     rig.target.timed_out = False
     rig.acknowledge()
@@ -451,7 +466,7 @@ def test_any_bytes_in_the_queue_are_consumed_or_stop_it(
     rig.write(Offset.CMDQ_PROD, wr=8)
     for _ in range(8):
         cons = rig.read(Offset.CMDQ_CONS)
-        stopped = rig.active().cmdq_err
+        stopped = rig.errors().cmdq_err
         assert stopped == (cons.rd != 8)
         if not stopped:
             break
@@ -463,4 +478,4 @@ def test_any_bytes_in_the_queue_are_consumed_or_stop_it(
         rig.memory.store(CMDQ + 16 * cons.rd, Sync.make().pack())
         rig.acknowledge()
         assert rig.read(Offset.CMDQ_CONS).rd > cons.rd
-    assert rig.active() & Gerror.mask("cmdq_err") == 0
+    assert rig.errors() & Gerror.mask("cmdq_err") == 0

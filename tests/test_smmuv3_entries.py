@@ -37,6 +37,7 @@ from pasidlab.drivers.arm_smmu_v3.writer import (
     arm_smmu_write_entry,
     entry_set,
 )
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.hw.smmuv3.structures import (
     AddressSize,
     Cd,
@@ -44,7 +45,6 @@ from pasidlab.hw.smmuv3.structures import (
     Eats,
     S1Dss,
     S1Fmt,
-    Shareability,
     ShCfg,
     Ste,
     Strw,

@@ -9,7 +9,7 @@ import pytest
 
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd_with_sync
 from pasidlab.drivers.arm_smmu_v3.fault import stall_event, stall_fault
-from pasidlab.events import PageResponded
+from pasidlab.events import PageResponded, SmmuEvent
 from pasidlab.hw.smmuv3.commands import AtcInv, CfgiCd
 from pasidlab.hw.smmuv3.records import (
     CBadCd,
@@ -23,7 +23,7 @@ from pasidlab.hw.smmuv3.records import (
     event_of,
 )
 from pasidlab.hw.smmuv3.registers import Offset
-from pasidlab.hw.smmuv3.request import Stalled, Terminated
+from pasidlab.hw.smmuv3.request import Request, Stalled, Terminated
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault, run_work
 from pasidlab.linux.mm import READ, WRITE
 from pasidlab.outcome import Outcome
@@ -55,6 +55,12 @@ class Watched(SmmuMachine):
 
     def page_requests(self) -> list[PriRecord]:
         return [PriRecord(raw) for raw in self.records("PRIQ", 16)]
+
+    def printed(self) -> list[SmmuEvent]:
+        """Return the list that collects the events which the driver prints from now on."""
+        heard: list[SmmuEvent] = []
+        self.kernel.observers.append(lambda event: heard.append(event) if isinstance(event, SmmuEvent) else None)
+        return heard
 
     def stall(self, device: str, pasid: int, address: int = DATA) -> Stalled:
         """Let a device start an access that waits for its page."""
@@ -137,13 +143,17 @@ def test_numbers_that_nobody_has_are_reported_and_nobody_is_asked(kernel: str) -
     m = Watched(narrow(), kernel=kernel)
     m.bind("npu0", "a")
     m.forget()
+    printed = m.printed()
     assert rule(m.write("npu0", 2)) == ("fault", "smmu.cd-invalid")
     assert rule(m.write("npu0", 5)) == ("fault", "smmu.ssid-range")
     bad_cd, bad_ssid = m.events()
     assert isinstance(bad_cd, CBadCd)
     assert isinstance(bad_ssid, CBadSubstreamid)
     assert (bad_cd.ssid, bad_ssid.ssid) == (2, 5)
-    assert m.driver.other_events == 2
+    assert printed == [
+        SmmuEvent(SMMU, "npu0", "C_BAD_CD", 1, 2, bad_cd.words),
+        SmmuEvent(SMMU, "npu0", "C_BAD_SUBSTREAMID", 1, 5, bad_ssid.words),
+    ]
     assert m.commands() == []
 
 
@@ -151,8 +161,17 @@ def test_a_number_without_a_handle_that_takes_faults_is_aborted() -> None:
     m = Watched(narrow())
     m.attach("npu0", 1)
     m.forget()
+    printed = m.printed()
     assert rule(m.write("npu0", 1, HOLE)) == ("fault", "smmu.resumed-abort")
     assert told(m.commands()) == ["RESUME 1 abort"]
+    assert [(event.device, event.name) for event in printed] == [("npu0", "F_TRANSLATION")]
+
+
+def test_an_event_of_a_stream_without_device_is_printed_as_such() -> None:
+    m = Watched(narrow())
+    printed = m.printed()
+    m.hw().translate(Request(0x300))
+    assert [(event.device, event.name, event.sid) for event in printed] == [("", "C_BAD_STREAMID", 0x300)]
 
 
 def test_more_faults_than_the_event_queue_has_entries() -> None:

@@ -8,15 +8,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasidlab.hw.smmuv3.ats import PageResponse
-from pasidlab.hw.smmuv3.commands import COMMANDS
+from pasidlab.hw.smmuv3.commands import COMMANDS, Resp
 from pasidlab.hw.smmuv3.features import Features, StallModel
 from pasidlab.hw.smmuv3.records import EVENTS, PriRecord
 from pasidlab.hw.smmuv3.registers import Offset
 from pasidlab.hw.smmuv3.request import Ats, AtsCompletion, Operation, Request, Stalled, Terminated, Translated
 from pasidlab.hw.smmuv3.structures import Cd, Config, Ste
 from pasidlab.memory import Memory
-from tests.smmu_machine import CDTAB, CMDQ, EVENTQ, HEAP, PRIQ, SID, STRTAB, SmmuMachine, Tables, World
+from tests.smmuv3_hardware import CDTAB, CMDQ, EVENTQ, HEAP, PRIQ, SID, STRTAB, Software, Tables, World
 
 WORD = st.integers(0, (1 << 64) - 1)
 PAGES = [STRTAB, STRTAB + 0x1000, CDTAB, CMDQ, EVENTQ, PRIQ, *range(HEAP, HEAP + 0xC000, 0x1000)]
@@ -85,13 +84,13 @@ class Endpoint:
     def invalidate(self, ssid: int | None, *, every_ssid: bool, first: int, size: int | None) -> bool:
         return size != 4096
 
-    def page_response(self, ssid: int | None, prg_index: int, response: PageResponse) -> None:
-        assert isinstance(response, PageResponse)
+    def page_response(self, ssid: int | None, prg_index: int, response: Resp) -> None:
+        assert isinstance(response, Resp)
 
 
 @dataclass
 class Fuzzed:
-    """A started machine that carries out random actions, and checks every outcome."""
+    """A started SMMU that carries out random actions, and checks every outcome."""
 
     world: World
     stalled: list[Stalled]
@@ -191,16 +190,16 @@ def test_whatever_happens_has_an_architectural_outcome(
 def test_random_registers_and_random_memory_have_an_outcome(
     features: Features, writes: list[tuple[int, int, int]], requests: list[Request]
 ) -> None:
-    machine = SmmuMachine(**{name: getattr(features, name) for name in features.__dataclass_fields__})
+    software = Software(**{name: getattr(features, name) for name in features.__dataclass_fields__})
     for number, place in enumerate(PAGES):
         pattern = (number * 0x9E37_79B9_7F4A_7C15 & (1 << 64) - 1).to_bytes(8, "little")
-        machine.memory.store(place, pattern * 512)
+        software.memory.store(place, pattern * 512)
     for offset, value, size in writes:
-        machine.smmu.mmio_write(offset & -size, value, size)
-    machine.write(Offset.STRTAB_BASE, addr=STRTAB)
-    machine.enable(smmuen=1, eventqen=1)
+        software.smmu.mmio_write(offset & -size, value, size)
+    software.write(Offset.STRTAB_BASE, addr=STRTAB)
+    software.enable(smmuen=1, eventqen=1)
     for request in requests:
-        assert isinstance(machine.smmu.translate(request), Translated | Terminated | Stalled | AtsCompletion)
+        assert isinstance(software.smmu.translate(request), Translated | Terminated | Stalled | AtsCompletion)
 
 
 @settings(max_examples=150, deadline=None)
@@ -390,7 +389,7 @@ PLAIN = st.builds(
 )
 
 
-def seen(world: SmmuMachine, request: Request) -> str:
+def seen(world: Software, request: Request) -> str:
     outcome = world.smmu.translate(request)
     events = world.events()
     if isinstance(outcome, Translated):
@@ -421,30 +420,30 @@ def test_stage_1_agrees_with_a_reader_of_its_own(
     oas_bits: int,
     requests: list[Request],
 ) -> None:
-    machine = SmmuMachine(oas_bits=oas_bits, cache_entries=0).start()
+    software = Software(oas_bits=oas_bits, cache_entries=0).start()
     for sid, fields in enumerate(stes):
-        machine.store(STRTAB + sid * 64, Ste(**fields))
+        software.store(STRTAB + sid * 64, Ste(**fields))
     for index, fields in enumerate(cds):
-        machine.store(CDTAB + index * 64, Cd(epd1=1, **fields))
+        software.store(CDTAB + index * 64, Cd(epd1=1, **fields))
     slots = [(root, index) for root in ROOTS for index in (0, 1, 2, 3, 511)]
     for (root, index), descriptor in zip(slots, descriptors, strict=True):
-        machine.memory.store64(root + index * 8, descriptor)
-    reader = Reader(machine.memory, oas_bits)
+        software.memory.store64(root + index * 8, descriptor)
+    reader = Reader(software.memory, oas_bits)
     for request in requests:
-        assert seen(machine, request) == reader.outcome(request)
+        assert seen(software, request) == reader.outcome(request)
 
 
 def test_the_reader_meets_every_outcome() -> None:
     """The reader's own check: one request of each kind, so that agreement above means something."""
-    machine = SmmuMachine(cache_entries=0).start()
-    tables = Tables(machine)
+    software = Software(cache_entries=0).start()
+    tables = Tables(software)
     tables.map(0, 0x5000, 1 << 10 | 1 << 6)
     tables.map(0x1000, 0x5000, 1 << 6)
     tables.map(0x2000, 0x5000, 1 << 10)
     tables.map(0x3000, 1 << 40, 1 << 10)
-    machine.store(STRTAB, Ste(v=1, config=Config.STAGE_1, s1contextptr=CDTAB, s1cdmax=1, s1dss=0))
-    machine.store(CDTAB + 64, Cd(v=1, aa64=1, a=1, r=1, t0sz=16, ips=2, epd1=1, ttb0=tables.root))
-    reader = Reader(machine.memory, 48)
+    software.store(STRTAB, Ste(v=1, config=Config.STAGE_1, s1contextptr=CDTAB, s1cdmax=1, s1dss=0))
+    software.store(CDTAB + 64, Cd(v=1, aa64=1, a=1, r=1, t0sz=16, ips=2, epd1=1, ttb0=tables.root))
+    reader = Reader(software.memory, 48)
     met = {
         reader.outcome(Request(0, ssid, address))
         for ssid, address in ((1, 0), (1, 0x1000), (1, 0x2000), (1, 0x3000), (1, 0x4000), (0, 0), (2, 0), (None, 0))
@@ -452,6 +451,6 @@ def test_the_reader_meets_every_outcome() -> None:
     codes = {f"event {code:#x}" for code in (0x6, 0x8, 0xA, 0x10, 0x11, 0x12, 0x13)}
     assert met == codes | {"out 0x5000"}
     assert met == {
-        seen(machine, Request(0, ssid, address))
+        seen(software, Request(0, ssid, address))
         for ssid, address in ((1, 0), (1, 0x1000), (1, 0x2000), (1, 0x3000), (1, 0x4000), (0, 0), (2, 0), (None, 0))
     }

@@ -13,7 +13,7 @@ from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.legality import STE_S2SL0, STE_S2T0SZ
 from pasidlab.hw.smmuv3.request import Completion, Terminated, Translated
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
-from tests.smmu_machine import (
+from tests.smmuv3_hardware import (
     ACCESS,
     AF,
     BAD_CD,
@@ -35,7 +35,7 @@ from tests.smmu_machine import (
     USER,
     VA,
     WALK_EABT,
-    SmmuMachine,
+    Software,
     Tables,
     World,
     fault,
@@ -288,39 +288,39 @@ def test_c_bad_cd_names_the_substream() -> None:
 
 @pytest.mark.parametrize("log2size", [0, 1, 6, 10])
 def test_a_linear_stream_table_ends_at_its_size(log2size: int) -> None:
-    machine = SmmuMachine().start(strtab={"log2size": log2size})
+    software = Software().start(strtab={"log2size": log2size})
     last = (1 << log2size) - 1
     for sid in (last, last + 1):
-        machine.ste(sid, v=1, config=BYPASS)
-    machine.passes(VA, sid=last)
-    machine.refused(record(BAD_STREAMID, last + 1), sid=last + 1)
-    machine.refused(record(BAD_STREAMID, last + 1, 7), sid=last + 1, ssid=7)
+        software.ste(sid, v=1, config=BYPASS)
+    software.passes(VA, sid=last)
+    software.refused(record(BAD_STREAMID, last + 1), sid=last + 1)
+    software.refused(record(BAD_STREAMID, last + 1, 7), sid=last + 1, ssid=7)
 
 
 def test_a_linear_table_larger_than_the_streamids_ends_with_them() -> None:
-    machine = SmmuMachine(sid_bits=4).start(strtab={"log2size": 8})
-    machine.ste(15, v=1, config=BYPASS)
-    machine.ste(16, v=1, config=BYPASS)
-    machine.passes(VA, sid=15)
-    machine.refused(record(BAD_STREAMID, 16), sid=16)
+    software = Software(sid_bits=4).start(strtab={"log2size": 8})
+    software.ste(15, v=1, config=BYPASS)
+    software.ste(16, v=1, config=BYPASS)
+    software.passes(VA, sid=15)
+    software.refused(record(BAD_STREAMID, 16), sid=16)
 
 
 def test_a_linear_table_counts_as_aligned_to_the_size_that_is_programmed() -> None:
-    machine = SmmuMachine(sid_bits=4)
-    machine.strtab = STRTAB + 0x1000
-    machine.start(strtab={"log2size": 8})
-    machine.store(STRTAB + 3 * 64, Ste(v=1, config=BYPASS))
-    machine.passes(VA, sid=3)
+    software = Software(sid_bits=4)
+    software.strtab = STRTAB + 0x1000
+    software.start(strtab={"log2size": 8})
+    software.store(STRTAB + 3 * 64, Ste(v=1, config=BYPASS))
+    software.passes(VA, sid=3)
 
 
 def test_the_whole_streamid_is_recorded() -> None:
-    machine = SmmuMachine(sid_bits=32).start(strtab={"log2size": 32})
-    machine.refused(record(BAD_STE, 0xFFFF_FFFF), sid=0xFFFF_FFFF)
+    software = Software(sid_bits=32).start(strtab={"log2size": 32})
+    software.refused(record(BAD_STE, 0xFFFF_FFFF), sid=0xFFFF_FFFF)
 
 
 def test_an_unknown_stream_is_recorded_only_with_recinvsid() -> None:
-    machine = SmmuMachine().start(recinvsid=0, strtab={"log2size": 2})
-    outcome = machine.refused(sid=4)
+    software = Software().start(recinvsid=0, strtab={"log2size": 2})
+    outcome = software.refused(sid=4)
     assert outcome.completion is Completion.ABORT
     assert outcome.event is None
 
@@ -330,69 +330,69 @@ L2 = 0x500_0000
 
 @pytest.mark.parametrize(("split", "bits"), [(6, 6), (8, 8), (10, 10), (0, 6), (7, 6), (31, 6)])
 def test_split_says_where_level_2_begins_and_anything_else_is_6(split: int, bits: int) -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 12, "split": split, "fmt": 1})
-    machine.store(STRTAB + 3 * 8, L1Std(span=bits + 1, l2ptr=L2))
+    software = Software().start(strtab={"log2size": 12, "split": split, "fmt": 1})
+    software.store(STRTAB + 3 * 8, L1Std(span=bits + 1, l2ptr=L2))
     sid = 3 << bits | (1 << bits) - 1
-    machine.store(L2 + (sid & (1 << bits) - 1) * 64, Ste(v=1, config=BYPASS))
-    machine.passes(VA, sid=sid)
-    machine.refused(record(BAD_STE, 3 << bits), sid=3 << bits)
-    machine.refused(record(BAD_STREAMID, 2 << bits), sid=2 << bits)
+    software.store(L2 + (sid & (1 << bits) - 1) * 64, Ste(v=1, config=BYPASS))
+    software.passes(VA, sid=sid)
+    software.refused(record(BAD_STE, 3 << bits), sid=3 << bits)
+    software.refused(record(BAD_STREAMID, 2 << bits), sid=2 << bits)
 
 
 @pytest.mark.parametrize("split", [6, 8, 10])
 @pytest.mark.parametrize("span", range(32))
 def test_span_bounds_a_level_2_table(split: int, span: int) -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 12, "split": split, "fmt": 1})
-    machine.store(STRTAB, L1Std(span=span, l2ptr=L2))
+    software = Software().start(strtab={"log2size": 12, "split": split, "fmt": 1})
+    software.store(STRTAB, L1Std(span=span, l2ptr=L2))
     valid = 1 <= span <= min(11, split + 1)
     for sid in {0, (1 << split) - 1, *((1 << span - 1) + step for step in (-1, 0) if valid)}:
         if sid >> split:
             continue
-        machine.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
+        software.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
         if valid and sid < 1 << span - 1:
-            machine.passes(VA, sid=sid)
+            software.passes(VA, sid=sid)
         else:
-            machine.refused(record(BAD_STREAMID, sid), sid=sid)
+            software.refused(record(BAD_STREAMID, sid), sid=sid)
 
 
 def test_a_level_2_table_counts_as_aligned_to_its_span() -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 12, "split": 8, "fmt": 1})
-    machine.store(STRTAB, L1Std(span=3, l2ptr=L2 + 0xC0))
-    machine.store(L2 + 64, Ste(v=1, config=BYPASS))
-    machine.passes(VA, sid=1)
+    software = Software().start(strtab={"log2size": 12, "split": 8, "fmt": 1})
+    software.store(STRTAB, L1Std(span=3, l2ptr=L2 + 0xC0))
+    software.store(L2 + 64, Ste(v=1, config=BYPASS))
+    software.passes(VA, sid=1)
 
 
 @pytest.mark.parametrize(("log2size", "alignment"), [(12, 128), (13, 256)])
 def test_a_level_1_table_counts_as_aligned_to_its_size(log2size: int, alignment: int) -> None:
-    machine = SmmuMachine()
-    machine.strtab = STRTAB + alignment // 2
-    machine.start(strtab={"log2size": log2size, "split": 8, "fmt": 1})
+    software = Software()
+    software.strtab = STRTAB + alignment // 2
+    software.start(strtab={"log2size": log2size, "split": 8, "fmt": 1})
     place = (STRTAB + alignment // 2) & -alignment
-    machine.store(place, L1Std(span=5, l2ptr=L2))
-    machine.store(L2 + 9 * 64, Ste(v=1, config=BYPASS))
-    machine.passes(VA, sid=9)
+    software.store(place, L1Std(span=5, l2ptr=L2))
+    software.store(L2 + 9 * 64, Ste(v=1, config=BYPASS))
+    software.passes(VA, sid=9)
 
 
 def test_a_two_level_table_ends_at_log2size_even_within_a_span() -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 4, "split": 8, "fmt": 1})
-    machine.store(STRTAB, L1Std(span=9, l2ptr=L2))
+    software = Software().start(strtab={"log2size": 4, "split": 8, "fmt": 1})
+    software.store(STRTAB, L1Std(span=9, l2ptr=L2))
     for sid in (15, 16):
-        machine.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
-    machine.passes(VA, sid=15)
-    machine.refused(record(BAD_STREAMID, 16), sid=16)
+        software.store(L2 + sid * 64, Ste(v=1, config=BYPASS))
+    software.passes(VA, sid=15)
+    software.refused(record(BAD_STREAMID, 16), sid=16)
 
 
 def test_without_two_level_tables_fmt_is_linear() -> None:
-    machine = SmmuMachine(two_level_streams=False).start(strtab={"log2size": 8, "split": 8, "fmt": 1})
-    machine.ste(SID, v=1, config=BYPASS)
-    machine.passes(VA)
+    software = Software(two_level_streams=False).start(strtab={"log2size": 8, "split": 8, "fmt": 1})
+    software.ste(SID, v=1, config=BYPASS)
+    software.passes(VA)
 
 
 @pytest.mark.parametrize("fmt", [2, 3])
 def test_a_reserved_fmt_is_linear(fmt: int) -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 8, "split": 8, "fmt": fmt})
-    machine.ste(SID, v=1, config=BYPASS)
-    machine.passes(VA)
+    software = Software().start(strtab={"log2size": 8, "split": 8, "fmt": fmt})
+    software.ste(SID, v=1, config=BYPASS)
+    software.passes(VA)
 
 
 def test_an_ste_that_cannot_be_read_is_f_ste_fetch() -> None:
@@ -407,15 +407,15 @@ def test_an_ste_that_cannot_be_read_is_f_ste_fetch() -> None:
 
 
 def test_a_level_1_descriptor_that_cannot_be_read_is_f_ste_fetch() -> None:
-    machine = SmmuMachine().start(strtab={"log2size": 12, "split": 6, "fmt": 1})
-    machine.memory.poison(STRTAB + 8 * 2, 8)
-    machine.refused(record(STE_FETCH, 130, fetchaddr=STRTAB + 16), sid=130)
+    software = Software().start(strtab={"log2size": 12, "split": 6, "fmt": 1})
+    software.memory.poison(STRTAB + 8 * 2, 8)
+    software.refused(record(STE_FETCH, 130, fetchaddr=STRTAB + 16), sid=130)
 
 
 def test_an_ste_beyond_the_output_size_is_f_ste_fetch_with_the_address_cut_to_that_size() -> None:
-    machine = SmmuMachine(oas_bits=36).start(strtab={"log2size": 12, "split": 6, "fmt": 1})
-    machine.store(STRTAB, L1Std(span=7, l2ptr=0x90_0000_1000))
-    machine.refused(record(STE_FETCH, 1, fetchaddr=0x1040), sid=1)
+    software = Software(oas_bits=36).start(strtab={"log2size": 12, "split": 6, "fmt": 1})
+    software.store(STRTAB, L1Std(span=7, l2ptr=0x90_0000_1000))
+    software.refused(record(STE_FETCH, 1, fetchaddr=0x1040), sid=1)
 
 
 # --- the CD table --------------------------------------------------------------------------------------------------

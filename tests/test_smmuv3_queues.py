@@ -65,6 +65,22 @@ def test_inconsistent_indexes_give_no_work_and_no_room(wr: int, rd: int) -> None
     assert output_queue(2, wr, rd).is_full
 
 
+def test_pending_entries_are_those_between_the_indexes_in_their_order() -> None:
+    queue = input_queue(2, wr=1, rd=6)
+    commands = [CfgiCdAll.make(sid=sid) for sid in range(4)]
+    for index, command in enumerate(commands):
+        queue.memory.store(CMDQ + 16 * index, command.pack())
+    assert list(queue.pending()) == [commands[2], commands[3], commands[0]]
+    queue.memory.poison(CMDQ + 48, 16)
+    assert list(queue.pending()) == [commands[2], 0, commands[0]], "memory that does not answer"
+    assert queue.cons.rd == 6
+
+
+@pytest.mark.parametrize(("wr", "rd"), [(3, 3), (2, 4), (6, 1)])
+def test_nothing_is_pending_between_equal_or_inconsistent_indexes(wr: int, rd: int) -> None:
+    assert list(input_queue(2, wr, rd).pending()) == []
+
+
 def test_a_queue_of_one_entry_has_only_a_wrap_bit() -> None:
     assert input_queue(0, 1, 0).has_work
     assert not input_queue(0, 1, 1).has_work
@@ -220,7 +236,7 @@ def test_an_aborted_event_write_closes_the_queue_until_acknowledged() -> None:
     rig.interface.record_event(event(1))
     rig.memory.heal()
     rig.interface.record_event(event(2))
-    assert rig.active() == Gerror.mask("eventq_abt_err")
+    assert rig.errors() == Gerror.mask("eventq_abt_err")
     assert rig.read(Offset.EVENTQ_PROD) == 0
     assert [lost.rule.id for lost in rig.refused] == ["smmu.event-lost"] * 2
     rig.acknowledge()
@@ -234,10 +250,10 @@ def test_a_stall_event_survives_the_abort_of_its_write() -> None:
     rig.memory.poison(EVENTQ, 1)
     rig.interface.record_event(stall(1), stalled=True)
     rig.acknowledge()
-    assert rig.active() == Gerror.mask("eventq_abt_err"), "tried again, aborted again"
+    assert rig.errors() == Gerror.mask("eventq_abt_err"), "tried again, aborted again"
     rig.memory.heal()
     rig.acknowledge()
-    assert rig.active() == 0
+    assert rig.errors() == 0
     assert rig.record_at(EVENTQ, 0, FTranslation) == stall(1)
 
 
@@ -248,7 +264,7 @@ def test_software_that_acknowledges_within_the_interrupt_is_not_called_forever()
     rig.memory.poison(EVENTQ, 1)
     rig.interface.irq = lambda name: rig.acknowledge()
     rig.interface.record_event(stall(1), stalled=True)
-    assert rig.active() == 0
+    assert rig.errors() == 0
     assert list(rig.interface.recorder.waiting) == [stall(1)]
 
 
@@ -343,7 +359,7 @@ def test_an_aborted_page_request_closes_the_queue_until_acknowledged() -> None:
     rig.memory.heal()
     assert not rig.interface.record_page_request(page_request(1))
     assert not rig.interface.priq_overflows
-    assert rig.active() == Gerror.mask("priq_abt_err")
+    assert rig.errors() == Gerror.mask("priq_abt_err")
     rig.acknowledge()
     assert rig.interface.record_page_request(page_request(1))
 
@@ -376,7 +392,7 @@ def test_an_aborted_pri_message_is_an_error() -> None:
     rig.write(Offset.PRIQ_IRQ_CFG0, addr=MSI)
     rig.write(Offset.IRQ_CTRL, priq_irqen=True)
     assert rig.interface.record_page_request(page_request(1))
-    assert rig.active() == Gerror.mask("msi_priq_abt_err")
+    assert rig.errors() == Gerror.mask("msi_priq_abt_err")
     assert rig.irqs == []
 
 

@@ -16,7 +16,7 @@ from pasidlab.hw.smmuv3.request import Ats, Completion, Operation, Request, Stal
 from pasidlab.hw.smmuv3.smmu import Transferred
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd
 from pasidlab.hw.smmuv3.target import ResumeAction
-from tests.smmu_machine import (
+from tests.smmuv3_hardware import (
     ACCESS,
     ADDR_SIZE,
     AF,
@@ -41,7 +41,7 @@ from tests.smmu_machine import (
     USER,
     VA,
     WALK_EABT,
-    SmmuMachine,
+    Software,
     Tables,
     World,
     fault,
@@ -81,32 +81,32 @@ def nested_world(ste: dict[str, int] | None = None, cd: dict[str, int] | None = 
 
 
 def test_after_reset_everything_passes_untranslated() -> None:
-    machine = SmmuMachine()
-    machine.passes(VA)
-    machine.passes(VA, ssid=3, sid=0xFFFF_FFFF, write=True)
+    software = Software()
+    software.passes(VA)
+    software.passes(VA, ssid=3, sid=0xFFFF_FFFF, write=True)
 
 
 def test_gbpa_abort_aborts_everything_in_silence() -> None:
-    machine = SmmuMachine().start(smmuen=0)
-    machine.write(Offset.GBPA, Gbpa(abort=1))
-    machine.passes(VA)
-    machine.write(Offset.GBPA, Gbpa(abort=1, update=1))
-    assert machine.refused().completion is Completion.ABORT
+    software = Software().start(smmuen=0)
+    software.write(Offset.GBPA, Gbpa(abort=1))
+    software.passes(VA)
+    software.write(Offset.GBPA, Gbpa(abort=1, update=1))
+    assert software.refused().completion is Completion.ABORT
 
 
 @pytest.mark.parametrize("oas_bits", [32, 40, 48])
 def test_an_address_beyond_the_output_size_is_aborted_in_silence_while_off(oas_bits: int) -> None:
-    machine = SmmuMachine(oas_bits=oas_bits).start(smmuen=0)
-    machine.passes((1 << oas_bits) - 1, address=(1 << oas_bits) - 1)
-    assert machine.refused(address=1 << oas_bits).completion is Completion.ABORT
+    software = Software(oas_bits=oas_bits).start(smmuen=0)
+    software.passes((1 << oas_bits) - 1, address=(1 << oas_bits) - 1)
+    assert software.refused(address=1 << oas_bits).completion is Completion.ABORT
 
 
 def test_gbpa_does_not_count_once_the_smmu_is_on() -> None:
-    machine = SmmuMachine().start(smmuen=0)
-    machine.write(Offset.GBPA, Gbpa(abort=1, update=1))
-    machine.enable(smmuen=1)
-    machine.ste(SID, v=1, config=BYPASS)
-    machine.passes(VA)
+    software = Software().start(smmuen=0)
+    software.write(Offset.GBPA, Gbpa(abort=1, update=1))
+    software.enable(smmuen=1)
+    software.ste(SID, v=1, config=BYPASS)
+    software.passes(VA)
 
 
 # --- no stage 1 ----------------------------------------------------------------------------------------------------
@@ -244,9 +244,9 @@ CODE1_OF = {Granule.K4: 2, Granule.K64: 3, Granule.K16: 1}
 HOME = 0x123_4567_0000
 
 
-def place_setup(setup: Setup, machine: SmmuMachine) -> int:
-    """Map the sample address of a setup in a machine, and return the output."""
-    placed = replace(setup, memory=machine.memory, tables={}, next_table=FIRST_TABLE)
+def place_setup(setup: Setup, software: Software) -> int:
+    """Map the sample address of a setup in a software, and return the output."""
+    placed = replace(setup, memory=software.memory, tables={}, next_table=FIRST_TABLE)
     placed.map(setup.sample, HOME)
     return HOME | setup.sample & (1 << setup.granule) - 1
 
@@ -915,3 +915,9 @@ def test_an_outcome_does_not_depend_on_the_event_queue() -> None:
     assert isinstance(outcome, Terminated)
     world.enable(eventqen=1)
     assert world.events() == []
+
+
+@pytest.mark.parametrize("wrong", [{"sid": 1 << 32}, {"sid": 1, "ssid": 1 << 20}, {"sid": 1, "address": -1}])
+def test_a_request_that_no_device_can_send_is_refused_when_it_is_built(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at most 32 bits of sid, 20 of ssid, 64 of address"):
+        Request(**wrong)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.hw.smmuv3 import commands, records, registers, structures
 from pasidlab.hw.smmuv3.commands import (
     COMMANDS,
@@ -59,7 +60,6 @@ from pasidlab.hw.smmuv3.structures import (
     L1Std,
     S1Dss,
     S1Fmt,
-    Shareability,
     ShCfg,
     Ste,
     Tg0,

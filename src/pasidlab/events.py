@@ -109,6 +109,20 @@ class PageResponded(Event, frozen=True):
     wire: str = ""
 
 
+class SmmuEvent(Event, frozen=True):
+    """The driver of an SMMU printed an event record that nobody takes.
+
+    `device` is empty where no device has the stream; `words` are the record, 64 bits each.
+    """
+
+    smmu: str
+    device: str
+    name: str
+    sid: int
+    ssid: int
+    words: tuple[int, ...]
+
+
 class MmReleased(Event, frozen=True):
     """The last user of an address space left: its entries are quiet from now on, its number is kept."""
 

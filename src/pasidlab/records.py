@@ -16,7 +16,8 @@ import msgspec
 
 from pasidlab.decode import convert
 from pasidlab.errors import InputError
-from pasidlab.hw.smmuv3.structures import AddressSize, S1Dss, S1Fmt, Shareability, Tg0, WalkCache
+from pasidlab.hw.pagetable.descriptors import Shareability
+from pasidlab.hw.smmuv3.structures import AddressSize, S1Dss, S1Fmt, Tg0, WalkCache
 
 MAX_LINE = 16 * 1024 * 1024
 """Longest line of a record file, in bytes."""

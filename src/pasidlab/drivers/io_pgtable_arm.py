@@ -7,16 +7,19 @@ Not modelled: unmapping, blocks, contiguous entries, quirks but dirty tracking b
 from __future__ import annotations
 
 from pasidlab.drivers.arm_smmu_v3.entries import Stage1Config, Stage2Config
-from pasidlab.hw.pagetable.descriptors import Stage1Leaf, Stage2Leaf, TableDescriptor
-from pasidlab.hw.smmuv3.structures import AddressSize, Shareability, Tg0, WalkCache
+from pasidlab.hw.pagetable.descriptors import Ap, S2Ap, Shareability, Stage1Leaf, Stage2Leaf, TableDescriptor
+from pasidlab.hw.smmuv3.structures import AddressSize, Tg0, WalkCache
 from pasidlab.linux.kernel import Kernel
 
 IAS = 48
 MAIR = 0x00_F4_04_FF_44
 """Attribute 0 is normal non-cacheable, 1 write-back, 2 device, 3 inner non-cacheable outer write-back."""
+ARM_LPAE_TCR_TG0 = {12: Tg0.GRANULE_4K, 14: Tg0.GRANULE_16K, 16: Tg0.GRANULE_64K}
+"""The code of each granule, by log2 of its size."""
 _CACHED = 1
-_INNER = Shareability.ISH
-_TG = {12: Tg0.GRANULE_4K, 14: Tg0.GRANULE_16K, 16: Tg0.GRANULE_64K}
+_S2_CACHED = 0xF
+_PAGE_S1 = Stage1Leaf(valid=True, table_or_page=True, attr_indx=_CACHED, sh=Shareability.ISH, af=True, ng=True)
+_PAGE_S2 = Stage2Leaf(valid=True, table_or_page=True, mem_attr=_S2_CACHED, sh=Shareability.ISH, af=True)
 _MAX_CONCATENATED = 16
 
 
@@ -72,14 +75,9 @@ class ArmLpaeTable:
 
     def _leaf(self, physical: int, write: bool) -> int:
         if self.stage2:
-            s2ap = 3 if write else 1
-            return Stage2Leaf(
-                valid=True, table_or_page=True, mem_attr=0xF, s2ap=s2ap, sh=_INNER, af=True, output=physical
-            )
-        ap = 1 if write else 3
-        return Stage1Leaf(
-            valid=True, table_or_page=True, attr_indx=_CACHED, ap=ap, sh=_INNER, af=True, ng=True, output=physical
-        )
+            s2ap = S2Ap.READ_WRITE if write else S2Ap.READ_ONLY
+            return _PAGE_S2.replace(s2ap=s2ap, output=physical)
+        return _PAGE_S1.replace(ap=Ap.READ_WRITE if write else Ap.READ_ONLY, output=physical)
 
     def free(self) -> None:
         """Give the table's memory back."""
@@ -93,7 +91,7 @@ class ArmLpaeTable:
             ttbr=self.pgd,
             mair=MAIR,
             tsz=64 - IAS,
-            tg=_TG[self.granule],
+            tg=ARM_LPAE_TCR_TG0[self.granule],
             irgn=WalkCache.WB_RA_WA,
             orgn=WalkCache.WB_RA_WA,
             sh=Shareability.ISH,
@@ -107,7 +105,7 @@ class ArmLpaeTable:
             vttbr=self.pgd,
             tsz=64 - IAS,
             sl=sl,
-            tg=_TG[self.granule],
+            tg=ARM_LPAE_TCR_TG0[self.granule],
             irgn=WalkCache.WB_RA_WA,
             orgn=WalkCache.WB_RA_WA,
             sh=Shareability.ISH,

@@ -5,7 +5,8 @@ translated addresses, so that an invalidation that a driver leaves out is an acc
 process's.
 
 Source: PCI Express Base Specification, Address Translation Services; what Linux 6.12 pci/ats.c relies on.
-Not modelled: invalidation tags and their completion messages; the size that a device's STU imposes.
+Not modelled: translations that hold for every PASID; invalidation tags and their completion messages; the size that a
+device's STU imposes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ _CAPACITY = 1024
 
 @dataclass(frozen=True, slots=True)
 class AtcEntry:
-    """A translation: where 2**`lg2` bytes lead, what may be done there, and whether it holds for every PASID."""
+    """A translation: where 2**`lg2` bytes lead, and what may be done there."""
 
     output: int
     lg2: int
     read: bool
     write: bool
-    global_: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class Atc:
     def lookup(self, pasid: int | None, address: int, *, write: bool) -> int | None:
         """Return the translated address, if the cache has it with that right."""
         for (owner, lg2, page), entry in self.entries.items():
-            if page != address >> lg2 or (owner != pasid and not (entry.global_ and pasid is not None)):
+            if owner != pasid or page != address >> lg2:
                 continue
             if entry.write if write else entry.read:
                 offset = (1 << lg2) - 1

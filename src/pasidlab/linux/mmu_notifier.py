@@ -83,7 +83,7 @@ def mmu_notifier_register(notifier: MmuNotifier, mm: MmStruct) -> Refusal | None
 
 
 def mmu_notifier_unregister(notifier: MmuNotifier, mm: MmStruct) -> None:
-    """Unsubscribe; a subscriber that was not released yet is released now."""
+    """Unsubscribe; a subscriber that was not released yet is released now, as AMD's driver does to free a domain."""
     if _unhash(notifier, mm):
         notifier.ops.release(mm)
     notifier.mm = None

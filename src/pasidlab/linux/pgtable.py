@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pasidlab.errors import ModelError
-from pasidlab.hw.pagetable.descriptors import Stage1Leaf, TableDescriptor
+from pasidlab.hw.pagetable.descriptors import Ap, Shareability, Stage1Leaf, TableDescriptor
 from pasidlab.memory import Memory
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ MAIR_EL1 = 0x04_0044_FFFF
 READ, WRITE, EXEC = 1, 2, 4
 """VM_READ, VM_WRITE, VM_EXEC: rights of an area, and the permission bits of a page request."""
 
-_INNER_SHAREABLE = 3
-_USER, _RDONLY = 1, 2
+_USER, _RDONLY = Ap.READ_WRITE, Ap.PRIVILEGED_READ_ONLY
+"""PTE_USER and PTE_RDONLY: AP with one of its two bits."""
 _PTE_DIRTY = 1
 _PAGE_DEFAULT = Stage1Leaf(
-    valid=True, table_or_page=True, attr_indx=MT_NORMAL, sh=_INNER_SHAREABLE, af=True, ng=True, pxn=True, uxn=True
+    valid=True, table_or_page=True, attr_indx=MT_NORMAL, sh=Shareability.ISH, af=True, ng=True, pxn=True, uxn=True
 )
-PAGE_NONE = _PAGE_DEFAULT.replace(valid=False, ap=_RDONLY)
-PAGE_READONLY = _PAGE_DEFAULT.replace(ap=_USER | _RDONLY)
+PAGE_NONE = _PAGE_DEFAULT.replace(valid=False, ap=Ap.PRIVILEGED_READ_ONLY)
+PAGE_READONLY = _PAGE_DEFAULT.replace(ap=Ap.READ_ONLY)
 PAGE_READONLY_EXEC = PAGE_READONLY.replace(uxn=False)
 _MODIFIED = ~int(Stage1Leaf.mask("valid", "attr_indx", "ap", "ng", "dbm", "pxn", "uxn"))
 

@@ -19,10 +19,10 @@ from pasidlab.hw.pagetable.contract import Leaf
 from pasidlab.hw.pagetable.vmsa import Stage2
 from pasidlab.hw.smmuv3 import inspect
 from pasidlab.hw.smmuv3.caches import TlbKey
-from pasidlab.hw.smmuv3.contexts import stage2_of
+from pasidlab.hw.smmuv3.contexts import Context, Stream, stage2_of
 from pasidlab.hw.smmuv3.inspect import ContextEntry, PendingQueue, StreamEntry, TableEntry
 from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
-from pasidlab.hw.smmuv3.lookup import BadConfig, Context, Stream
+from pasidlab.hw.smmuv3.lookup import BadConfig
 from pasidlab.hw.smmuv3.registers import Offset
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Config, Ste
@@ -73,6 +73,8 @@ def dump(machine: Machine, title: str, device: str | None = None) -> Node:
         if only in (None, dev):
             record = {"kind": "device", "device": dev.name, "iommu": None}
             root.add(Node(f"{dev.name} is behind no IOMMU", record))
+    if not root.children:
+        root.say("this machine has neither IOMMU nor device")
     return root
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice
 from pasidlab.errors import ModelError
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.hw.smmuv3.commands import Command, Cs, Sync
 from pasidlab.hw.smmuv3.registers import CmdqCons, CmdqErr, Gerror, Offset
-from pasidlab.hw.smmuv3.structures import Shareability
 
 CMDQ_ENT_BYTES = 16
 _OUTER_INNER_WRITE_BACK = 0xF

@@ -20,9 +20,12 @@ from pasidlab.drivers.arm_smmu_v3.structs import (
     Registers,
     StrtabCfg,
 )
+from pasidlab.drivers.io_pgtable_arm import ARM_LPAE_TCR_TG0
 from pasidlab.errors import ModelError
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.hw.smmuv3.commands import CFGI_ALL_RANGE, CfgiSteRange, TlbiNsnhAll
 from pasidlab.hw.smmuv3.registers import (
+    Cacheability,
     CmdqBase,
     Cr0,
     Cr1,
@@ -41,7 +44,7 @@ from pasidlab.hw.smmuv3.registers import (
     StrtabBaseCfg,
     StrtabFmt,
 )
-from pasidlab.hw.smmuv3.structures import OAS_BITS, AddressSize, L1Std, Ste, Tg0
+from pasidlab.hw.smmuv3.structures import OAS_BITS, AddressSize, L1Std, Ste
 from pasidlab.linux import pgtable
 from pasidlab.linux.kernel import Kernel
 
@@ -52,8 +55,7 @@ PRIQ_ENT_BYTES = 16
 CPU_ASID_BITS = 16
 """ID_AA64MMFR0_EL1.ASIDBits of the modelled CPUs."""
 CPU_PARANGE = AddressSize.BITS_48
-_TG0 = {12: Tg0.GRANULE_4K, 14: Tg0.GRANULE_16K, 16: Tg0.GRANULE_64K}
-_WB, _ISH = 1, 3
+_WB, _ISH = Cacheability.WB, Shareability.ISH
 
 
 def arm_smmu_device_probe(kernel: Kernel, name: str, registers: Registers) -> ArmSmmuDevice:
@@ -106,7 +108,8 @@ def _entry_features(idr0: Idr0, idr1: Idr1) -> Features:
 
 def cpu_registers(kernel: Kernel) -> CpuRegisters:
     """Return the system registers of the modelled CPUs: 48-bit virtual and physical addresses, no FEAT_HAFT."""
-    return CpuRegisters(t0sz=64 - pgtable.VA_BITS, tg0=_TG0[kernel.page_shift], ips=CPU_PARANGE, mair=pgtable.MAIR_EL1)
+    tg0 = ARM_LPAE_TCR_TG0[kernel.page_shift]
+    return CpuRegisters(t0sz=64 - pgtable.VA_BITS, tg0=tg0, ips=CPU_PARANGE, mair=pgtable.MAIR_EL1)
 
 
 def alloc_bytes(kernel: Kernel, size: int) -> int:

@@ -1,8 +1,7 @@
-"""The arm-smmu-v3 driver of a machine: its operations for the core, and the devices' way through its SMMUs.
+"""The arm-smmu-v3 driver of a machine: its SMMUs and their devices, its operations for the core, its interrupts.
 
 Source: arm_smmu_ops, arm_smmu_probe_device(), arm_smmu_sva_domain_alloc() and the operations of each domain type,
-Linux 6.12.117 and 7.3.4. A device that stalls waits for the kernel's answer; one with ATS asks for translations and
-keeps them; any other takes what the SMMU answers.
+Linux 6.12.117 and 7.3.4.
 
 Decided here: the kernel maps a buffer of its own at the addresses that processes have into every domain it manages, so
 that work under such a domain finds memory; 6.12's enabling of page faults is taken as done at probe, as uacce's
@@ -17,6 +16,7 @@ from functools import partial
 from typing import Literal
 
 from pasidlab import events
+from pasidlab.drivers.arm_smmu_v3.access import access_memory
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_gerror_handler
 from pasidlab.drivers.arm_smmu_v3.device import arm_smmu_device_probe, arm_smmu_sva_supported
 from pasidlab.drivers.arm_smmu_v3.domain import (
@@ -28,6 +28,7 @@ from pasidlab.drivers.arm_smmu_v3.domain import (
     arm_smmu_set_pasid,
 )
 from pasidlab.drivers.arm_smmu_v3.fault import (
+    arm_smmu_dump_event,
     arm_smmu_events,
     arm_smmu_handle_ppr,
     arm_smmu_page_requests,
@@ -49,22 +50,16 @@ from pasidlab.drivers.io_pgtable_arm import ArmLpaeTable, domain_granule
 from pasidlab.drivers.traits import RESUME
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.features import Features
-from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
-from pasidlab.hw.smmuv3.request import Stalled, Terminated
-from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3, Transferred
+from pasidlab.hw.smmuv3.port import DmaPort
+from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3
 from pasidlab.linux.iommu import iommu_setup_default_domain
-from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_add_device, run_work
+from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_add_device
 from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct, process_memory
 from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_register
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
 from pasidlab.pasid import PasidSpace
 from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
-
-FREED = "freed memory"
-"""Owner of memory that nobody has any more."""
-MOST_RETRIES = 8
-"""How often a device may find its page gone again before the model gives up."""
 
 ENABLE_IOPF_STREAMS = Rule(
     "arm-smmu-v3.enable-iopf-streams",
@@ -80,31 +75,6 @@ ASIDS_USED_UP = Rule(
     "xa_alloc(&arm_smmu_asid_xa) == -EBUSY",
     "the SMMUs' {count} ASIDs are all in use; {dev} cannot get one for {mm}",
     Errno.EBUSY,
-    source=WAS_READ,
-)
-STALL_UNANSWERED = Rule(
-    "dma.stall-unanswered",
-    "the SMMU",
-    "software has not answered the stall",
-    "the access of {dev} to {address:#x} under PASID {pasid} is stalled, and nobody answers",
-)
-PAGE_LOST = Rule(
-    "dma.page-lost",
-    "the device",
-    "no translation with that right, and no page request interface",
-    "{dev} has no translation of {address:#x} under PASID {pasid} and cannot ask for the page: the access is lost",
-)
-NO_PROGRESS = Rule(
-    "dma.no-progress",
-    "the SMMU",
-    "the page is gone again after each retry",
-    "the access of {dev} to {address:#x} under PASID {pasid} was retried {times} times and still faults",
-)
-PAGE_DENIED = Rule(
-    "dma.page-denied",
-    "arm_smmu_handle_ppr (drivers/iommu/arm/arm-smmu-v3)",
-    "PRI is not used by the driver: every page request is denied",
-    "{dev} asked for the page of {address:#x} under PASID {pasid}, and its page request was denied",
     source=WAS_READ,
 )
 
@@ -144,7 +114,6 @@ class ArmSmmuDriver:
         fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
         asids: the one machine-wide space of ASIDs (arm_smmu_asid_xa).
         masters, ports: the driver's and the hardware's side of each device.
-        other_events: records that were no stall.
     """
 
     kernel: Kernel
@@ -155,7 +124,6 @@ class ArmSmmuDriver:
     ports: dict[Device, DmaPort] = field(default_factory=dict)
     traits: dict[Device, DeviceTraits] = field(default_factory=dict)
     asids: PasidSpace = field(default_factory=PasidSpace)
-    other_events: int = 0
     next_domain: int = 0
     ops: IommuOps = field(init=False)
     sva_ops: IommuDomainOps = field(init=False)
@@ -413,14 +381,11 @@ class ArmSmmuDriver:
             self._priq_thread(smmu)
 
     def _evtq_thread(self, smmu: ArmSmmuDevice) -> None:
-        """arm_smmu_evtq_thread(): a stalled fault goes to the core, or is aborted when the core has no use for it."""
+        """arm_smmu_evtq_thread(): a stalled fault goes to the core; an event that nobody takes is printed."""
         for event in arm_smmu_events(smmu):
-            fault = stall_fault(event)
-            master = self._master_of(smmu, event.sid)
-            if fault is None or master is None:
-                self.other_events += 1
-                continue
-            iommu_report_device_fault(master.dev, fault)
+            fault, master = stall_fault(event), self._master_of(smmu, event.sid)
+            if fault is None or master is None or iommu_report_device_fault(master.dev, fault):
+                arm_smmu_dump_event(smmu, master, event)
 
     def _priq_thread(self, smmu: ArmSmmuDevice) -> None:
         """arm_smmu_priq_thread()."""
@@ -431,6 +396,8 @@ class ArmSmmuDriver:
         """arm_smmu_find_master()."""
         masters = (master for master in self.masters.values() if master.smmu is smmu)
         return next((master for master in masters if sid in master.streams), None)
+
+    # --- what stands before devices (Hardware) -----------------------------------------------------------------
 
     def report(self, dev: Device, fault: Fault) -> Refusal | None:
         """Take a page request as if the SMMU had reported a stalled fault: the record is built, and read again.
@@ -443,49 +410,11 @@ class ArmSmmuDriver:
         assert heard is not None
         return iommu_report_device_fault(dev, heard)
 
-    # --- devices' accesses -------------------------------------------------------------------------------------
-
     def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
-        """Read or write memory within one page; a stalled access waits for the kernel's workers."""
-        port, facts = self.ports[dev], {"dev": dev.name, "address": address, "pasid": pasid}
-        port.ats = self.masters[dev].pci_ats
-        for _ in range(MOST_RETRIES):
-            outcome = port.transfer(pasid, address, data, size)
-            if isinstance(outcome, Stalled):
-                answer = self._wait(dev, port, outcome)
-                if answer is None:
-                    return STALL_UNANSWERED.fault(**facts)
-                if not isinstance(answer, Terminated):
-                    continue
-                outcome = answer
-            if isinstance(outcome, Transferred):
-                return Moved(self._owner(dev, pasid, outcome.address), outcome.data)
-            return _faulted(outcome, facts)
-        return NO_PROGRESS.fault(**facts, times=MOST_RETRIES)
-
-    def _wait(self, dev: Device, port: DmaPort, stalled: Stalled) -> object | None:
-        """Run the workers, and return what became of a stalled access."""
-        assert dev.iommu is not None
-        run_work(self.instances[dev.iommu].smmu.iopf_queue)
-        return port.smmu.answered(stalled)
-
-    def _owner(self, dev: Device, pasid: int, address: int) -> str:
-        """Say whose memory an address is: of several owners, the one that (device, PASID) is for."""
-        owners = self.kernel.page_alloc.owners_of(address)
-        record = self.masters[dev].master_domains.get(pasid)
-        meant = record.domain.mm.name if record is not None and record.domain.mm is not None else ""
-        if meant in owners:
-            return meant
-        return owners[0] if owners else FREED
+        """Let a device read or write memory within one page."""
+        return access_memory(self.masters[dev], self.ports[dev], pasid, address, data, size)
 
 
 def _takes_stalls(master: ArmSmmuMaster) -> bool:
     """arm_smmu_master_iopf_supported(), before 6.16."""
     return master.stall_enabled and len(master.streams) == 1
-
-
-def _faulted(outcome: Terminated | PageRefused, facts: dict[str, object]) -> Faulted:
-    if isinstance(outcome, PageRefused):
-        rule = PAGE_LOST if outcome.response is None else PAGE_DENIED
-        return rule.fault(**facts)
-    return Faulted(outcome.rule, outcome.facts)

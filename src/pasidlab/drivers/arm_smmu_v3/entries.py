@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.hw.smmuv3.structures import (
     AddressSize,
     Cd,
@@ -19,7 +20,6 @@ from pasidlab.hw.smmuv3.structures import (
     FetchCache,
     S1Dss,
     S1Fmt,
-    Shareability,
     ShCfg,
     Ste,
     Strw,

@@ -3,15 +3,16 @@
 Only stalled faults become page requests of the core: each is a group of one, whose index is the stall tag. A device's
 PRI page requests are not used: they are denied.
 
-Source: arm_smmu_evtq_thread(), arm_smmu_handle_event(), arm_smmu_priq_thread(), arm_smmu_handle_ppr(),
-arm_smmu_page_response(), Linux 6.12.117 and 7.3.4.
-Not modelled: rate-limited prints of other events, which are counted.
+Source: arm_smmu_evtq_thread(), arm_smmu_handle_event(), arm_smmu_dump_event() (7.3; 6.12 prints less),
+arm_smmu_priq_thread(), arm_smmu_handle_ppr(), arm_smmu_page_response(), Linux 6.12.117 and 7.3.4.
+Not modelled: the rate limit of printed events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pasidlab import events
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd
 from pasidlab.drivers.arm_smmu_v3.device import EVTQ_ENT_BYTES, PRIQ_ENT_BYTES
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDevice, ArmSmmuMaster, Queue
@@ -68,6 +69,14 @@ def stall_fault(event: Event) -> Fault | None:
     perm |= PERM_PRIV if event.pnu else 0
     pasid = event.ssid if event.ssv else None
     return Fault(pasid, event.inputaddr, perm, last=True, grpid=event.stag)
+
+
+def arm_smmu_dump_event(smmu: ArmSmmuDevice, master: ArmSmmuMaster | None, event: Event) -> None:
+    """Print an event that nobody takes; `master` is the device of its stream, if there is one."""
+    if smmu.kernel.observers:
+        name = Event.FIELDS["code"].names.get(event.code, f"{event.code:#04x}")
+        device = "" if master is None else master.dev.name
+        smmu.kernel.emit(events.SmmuEvent(smmu.name, device, name, event.sid, event.ssid, event.words))
 
 
 def stall_event(sid: int, fault: Fault) -> Event:

@@ -277,9 +277,12 @@ _AP2 = _READ_ONLY << Stage1Leaf.FIELDS["ap"].lsb
 _S2AP1 = _S2_WRITE << Stage2Leaf.FIELDS["s2ap"].lsb
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Vmsa:
     """How one stage is configured, as far as both stages are alike.
+
+    Not to be changed after it was made, which nothing enforces: a frozen class takes three times as long to make, and
+    one is made for each new CD.
 
     Attributes:
         oa_bits: effective output address size (IPS or S2PS, at most OAS).
@@ -361,7 +364,7 @@ class Region(NamedTuple):
     had: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Stage1(_Vmsa):
     """Stage 1 as a context descriptor, or the registers of a CPU, configure it.
 
@@ -490,7 +493,7 @@ def _forbid_writable_execution(grant: Grant, wxn: bool) -> None:
 # --- stage 2 ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Stage2(_Vmsa):
     """Stage 2 as a stream table entry, or the registers of a CPU, configure it.
 

@@ -13,11 +13,12 @@ also walked where stage 1 grants nothing, which shows only in its access flags a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Protocol
 
-from pasidlab.hw.pagetable.contract import Access, FaultKind, Leaf, Rights, Touch
-from pasidlab.hw.smmuv3.lookup import BadConfig, Stream
+from pasidlab.hw.pagetable.contract import ALL_RIGHTS, Access, FaultKind, Leaf, Rights, Touch
+from pasidlab.hw.smmuv3.commands import Resp
+from pasidlab.hw.smmuv3.contexts import Stream
+from pasidlab.hw.smmuv3.lookup import BadConfig
 from pasidlab.hw.smmuv3.records import FBadAtsTreq, FTranslForbidden, FUut, PriRecord
 from pasidlab.hw.smmuv3.request import (
     AtsCompletion,
@@ -29,7 +30,7 @@ from pasidlab.hw.smmuv3.request import (
     Translated,
 )
 from pasidlab.hw.smmuv3.structures import Config, Eats, InstCfg
-from pasidlab.hw.smmuv3.translate import ALL_RIGHTS, CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
+from pasidlab.hw.smmuv3.translate import CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
 from pasidlab.rules import Rule
 
 _SPEC = "IHI 0070 G.b"
@@ -102,21 +103,13 @@ TRANSLATED_SIZE = Rule(
 )
 
 
-class PageResponse(IntEnum):
-    """CMD_PRI_RESP.Resp."""
-
-    FAILURE = 0
-    INVALID = 1
-    SUCCESS = 2
-
-
 class AtsEndpoint(Protocol):
     """A device with an address translation cache, as the SMMU meets it."""
 
     def invalidate(self, ssid: int | None, *, every_ssid: bool, first: int, size: int | None) -> bool:
         """Take an invalidation request; `size` None is everything. False: the device never completes it."""
 
-    def page_response(self, ssid: int | None, prg_index: int, response: PageResponse) -> None:
+    def page_response(self, ssid: int | None, prg_index: int, response: Resp) -> None:
         """Take the response to a page request group."""
 
 
@@ -152,7 +145,7 @@ def _unsupported(translator: Translator, request: Request) -> AtsCompletion:
 
 
 def _bad_request(translator: Translator, request: Request) -> AtsCompletion:
-    write = request.access is Operation.WRITE
+    write = request.access == Operation.WRITE
     fields = {"p": request.privileged, "x": request.instruction, "w": write, "r": True, "span": _ONE_UNIT}
     page = request.address & ((1 << 64) - (1 << 12))
     event = event_for(FBadAtsTreq, request, inputaddr=page, **fields)
@@ -166,7 +159,7 @@ _ONE_UNIT = 1
 def _search(translator: Translator, request: Request, stream: Stream, touches: list[Touch]) -> Search:
     """Search without asking for rights; a request to write makes a clean page dirty, if it may be written at all."""
     found = translator.search(request, stream, None, touches)
-    if not isinstance(found, Leaf) or not found.writable_clean or request.access is Operation.READ:
+    if not isinstance(found, Leaf) or not found.writable_clean or request.access == Operation.READ:
         return found
     access = Access(write=True, privileged=translator.access_of(request, stream).privileged)
     written = translator.search(request, stream, access, touches)
@@ -233,7 +226,7 @@ def translated(translator: Translator, request: Request, touches: list[Touch]) -
 
 
 def _forbidden(translator: Translator, request: Request) -> Terminated:
-    event = event_for(FTranslForbidden, request, rnw=request.access is Operation.READ, inputaddr=request.address)
+    event = event_for(FTranslForbidden, request, rnw=request.access == Operation.READ, inputaddr=request.address)
     translator.interface.record_event(event)
     return Terminated(request, TRANSLATED_FORBIDDEN, event=event)
 
@@ -242,7 +235,7 @@ def _forbidden(translator: Translator, request: Request) -> Terminated:
 class AutomaticResponse:
     """What the SMMU itself answers to a page request; `ssid` None is an answer without PASID."""
 
-    response: PageResponse
+    response: Resp
     ssid: int | None = None
 
 
@@ -257,16 +250,16 @@ def page_request(translator: Translator, record: PriRecord) -> AutomaticResponse
     if accepted or record.is_stop_marker:
         return None
     if not interface.priq_overflows:
-        return AutomaticResponse(PageResponse.FAILURE)
+        return AutomaticResponse(Resp.FAILURE)
     return _overflow_response(translator, record) if record.last else None
 
 
 def _overflow_response(translator: Translator, record: PriRecord) -> AutomaticResponse:
     if not record.ssv or not translator.features.ssid_bits:
-        return AutomaticResponse(PageResponse.SUCCESS)
+        return AutomaticResponse(Resp.SUCCESS)
     if translator.features.pps:
-        return AutomaticResponse(PageResponse.SUCCESS, record.ssid)
+        return AutomaticResponse(Resp.SUCCESS, record.ssid)
     stream = translator.lookup.stream(record.sid, [])
     if not isinstance(stream, Stream):
-        return AutomaticResponse(PageResponse.FAILURE)
-    return AutomaticResponse(PageResponse.SUCCESS, record.ssid if stream.ste.ppar else None)
+        return AutomaticResponse(Resp.FAILURE)
+    return AutomaticResponse(Resp.SUCCESS, record.ssid if stream.ste.ppar else None)

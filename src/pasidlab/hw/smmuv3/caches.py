@@ -70,7 +70,7 @@ class Tlb:
 
     def __init__(self, capacity: int) -> None:
         self._cache: Cache[TlbKey, Leaf] = Cache(capacity)
-        self._sizes: set[int] = set()
+        self._sizes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self._cache.entries)
@@ -94,9 +94,12 @@ class Tlb:
 
     def fill(self, tag: Tag, address: int, leaf: Leaf) -> None:
         """Keep the translation that a walk for `address` found."""
+        if not self._cache.capacity:
+            return
         if leaf.global_:
             tag = Tag(tag.regime, tag.vmid, None)
-        self._sizes.add(leaf.lg2)
+        if leaf.lg2 not in self._sizes:
+            self._sizes = tuple(sorted((*self._sizes, leaf.lg2)))
         self._cache.put(TlbKey(tag, leaf.lg2, address >> leaf.lg2), leaf)
 
     def invalidate(self, scope: TlbScope) -> None:

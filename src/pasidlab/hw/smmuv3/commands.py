@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from pasidlab.hw.smmuv3.structures import Shareability
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.words import Word, address, bits, flag
 
 

@@ -7,7 +7,8 @@ Source: IHI 0070 G.b, chapter 4 (commands), 7.1 (command queue errors).
 Decided where the architecture leaves a choice: reserved fields are ignored; ATC_INV with a Size above 52 covers
 everything; SSV on an SMMU without substreams is ignored.
 Not modelled: commands of the Secure queue, CFGI_VMS_PIDM and DPTI, which are illegal here; the level hint TTL, without
-which invalidations reach a little more; the event that wakes CPUs (SYNC with CS=SEV completes silently).
+which invalidations reach a little more; Leaf of TLB invalidations, since the TLB keeps whole translations only; the
+event that wakes CPUs (SYNC with CS=SEV completes silently).
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def tlb_scope(command: Command, regime: Regime, features: Features) -> TlbScope:
     first = getattr(command, "addr", getattr(command, "ipa", None))
     if first is None:
         return TlbScope(regime, vmid, asid)
-    return TlbScope(regime, vmid, asid, first, _tlbi_size(command, first, features), getattr(command, "leaf", False))
+    return TlbScope(regime, vmid, asid, first, _tlbi_size(command, first, features))
 
 
 def _tlbi_size(command: Any, first: int, features: Features) -> int:
@@ -332,15 +333,16 @@ class CommandProcessor:
         self._running = False
 
     def produced(self) -> None:
-        """Consume commands after software moved PROD, perhaps in reaction to a command being carried out."""
-        self._budget = self.queue.entries
+        """Consume commands after software moved PROD; a run that is under way may then consume a queue full more."""
+        if self._running:
+            self._budget = self.queue.entries
         self.run()
 
     def run(self) -> None:
-        """Consume commands until there are none, at the most a queue full.
+        """Consume commands until there are none, at the most a queue full since the start or since PROD was moved.
 
-        What software does in reaction, such as to acknowledge an error, is served by the run that is under way; so
-        one that acknowledges without mending ends, too.
+        What software does in reaction to a command, such as to acknowledge an error, is served by the run that is under
+        way; so one that acknowledges without mending ends, too.
         """
         if self._running:
             return

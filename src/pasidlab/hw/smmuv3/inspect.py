@@ -10,8 +10,8 @@ Not modelled: the CD table of a nested stream, which lies in intermediate addres
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from pasidlab.hw.pagetable.contract import Level, Reading, Rights
 from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
@@ -19,21 +19,14 @@ from pasidlab.hw.smmuv3.commands import command_of
 from pasidlab.hw.smmuv3.contexts import stage1_of
 from pasidlab.hw.smmuv3.legality import is_el2
 from pasidlab.hw.smmuv3.lookup import CD_BYTES, L1_BYTES, LARGEST_SPAN, LEAF_SPLIT, SPLITS, STE_BYTES
-from pasidlab.hw.smmuv3.queues import COMMAND_BYTES, EVENT_BYTES, PRI_BYTES
+from pasidlab.hw.smmuv3.queues import COMMAND_BYTES, EVENT_BYTES, PRI_BYTES, Queue
 from pasidlab.hw.smmuv3.records import PriRecord, event_of
 from pasidlab.hw.smmuv3.registers import (
     REGISTERS,
-    CmdqBase,
-    CmdqCons,
-    CmdqProd,
     Cr2,
-    EventqBase,
-    EventqCons,
-    EventqProd,
     Idr0,
     Idr1,
     Offset,
-    PriqBase,
     StrtabBase,
     StrtabBaseCfg,
     StrtabFmt,
@@ -159,7 +152,9 @@ def _stored(memory: Memory, base: int, count: int, size: int) -> Iterator[tuple[
     """Yield index and address of each of `count` entries of a table that lies in a page which was stored to."""
     end = base + count * size
     rows, _ = memory.page_table()
-    pages = sorted(page for page in rows if base >> PAGE_SHIFT <= page <= end - 1 >> PAGE_SHIFT)
+    within = range(base >> PAGE_SHIFT, (end - 1 >> PAGE_SHIFT) + 1)
+    few, many = (within, rows) if len(within) < len(rows) else (rows, within)
+    pages = sorted(page for page in few if page in many)
     for page in pages:
         start = max(page << PAGE_SHIFT, base)
         for address in range(start, min((page << PAGE_SHIFT) + PAGE_SIZE, end), size):
@@ -260,37 +255,26 @@ class _Listing:
 
 def command_queue(smmu: Smmuv3) -> PendingQueue:
     """Return the commands that were produced and not consumed."""
-    base, prod = CmdqBase(register(smmu, Offset.CMDQ_BASE)), CmdqProd(register(smmu, Offset.CMDQ_PROD))
-    cons = CmdqCons(register(smmu, Offset.CMDQ_CONS))
-    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).cmdqs)
-    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, COMMAND_BYTES)
-    return PendingQueue(base.addr, 1 << bits, [command_of(raw) for raw in entries])
+    return _pending(smmu, "CMDQ", COMMAND_BYTES, Idr1(register(smmu, Offset.IDR1)).cmdqs, command_of)
 
 
 def event_queue(smmu: Smmuv3) -> PendingQueue:
     """Return the events that software has not consumed."""
-    base, prod = EventqBase(register(smmu, Offset.EVENTQ_BASE)), EventqProd(register(smmu, Offset.EVENTQ_PROD))
-    cons = EventqCons(register(smmu, Offset.EVENTQ_CONS))
-    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).eventqs)
-    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, EVENT_BYTES)
-    return PendingQueue(base.addr, 1 << bits, [event_of(raw) for raw in entries])
+    return _pending(smmu, "EVENTQ", EVENT_BYTES, Idr1(register(smmu, Offset.IDR1)).eventqs, event_of)
 
 
 def page_request_queue(smmu: Smmuv3) -> PendingQueue | None:
     """Return the page requests that software has not consumed; None for an SMMU without PRI."""
     if not Idr0(register(smmu, Offset.IDR0)).pri:
         return None
-    base, prod = PriqBase(register(smmu, Offset.PRIQ_BASE)), EventqProd(register(smmu, Offset.PRIQ_PROD))
-    cons = EventqCons(register(smmu, Offset.PRIQ_CONS))
-    bits = min(base.log2size, Idr1(register(smmu, Offset.IDR1)).priqs)
-    entries = _pending(smmu.memory, base.addr, bits, prod.wr, cons.rd, PRI_BYTES)
-    return PendingQueue(base.addr, 1 << bits, [PriRecord(raw) for raw in entries])
+    return _pending(smmu, "PRIQ", PRI_BYTES, Idr1(register(smmu, Offset.IDR1)).priqs, PriRecord)
 
 
-def _pending(memory: Memory, base: int, bits: int, prod: int, cons: int, size: int) -> Iterator[int]:
-    """Yield the entries between two indexes with wrap bits; none where the indexes are inconsistent."""
-    count = prod - cons & (2 << bits) - 1
-    base &= -max(size << bits, 32)
-    for index in range(cons, cons + count) if count <= 1 << bits else ():
-        data = memory.load(base + (index & (1 << bits) - 1) * size, size)
-        yield 0 if data is None else int.from_bytes(data, "little")
+def _pending(smmu: Smmuv3, name: str, entry_bytes: int, limit: int, word: Callable[[int], Word]) -> PendingQueue:
+    """Return a queue as its three registers describe it."""
+
+    def read(part: str) -> Any:
+        return register(smmu, Offset[f"{name}_{part}"])
+
+    queue: Queue[Any, Any] = Queue(smmu.memory, read("BASE"), read("PROD"), read("CONS"), entry_bytes, limit)
+    return PendingQueue(queue.base.addr, queue.entries, [word(raw) for raw in queue.pending()])

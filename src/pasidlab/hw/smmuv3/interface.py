@@ -264,11 +264,7 @@ def _cells(features: Features) -> dict[int, Cell]:
 
 
 class Interface:
-    """The registers, queues and command processor of one SMMU, as they are after reset.
-
-    Attributes:
-        disabled: called when software clears CR0.SMMUEN, which terminates all stalled transactions.
-    """
+    """The registers, queues and command processor of one SMMU, as they are after reset."""
 
     cr0: Cr0
     cmdq: InputQueue
@@ -278,7 +274,7 @@ class Interface:
 
     def __init__(self, memory: Memory, features: Features, target: CommandTarget) -> None:
         self.features = features
-        self.disabled: Callable[[], None] | None = None
+        self._target = target
         self.idr0, self.idr1, self.idr2 = features.idr0(), features.idr1(), features.idr2()
         self.idr3, self.idr4, self.idr5 = features.idr3(), features.idr4(), features.idr5()
         self.iidr = Iidr()
@@ -395,8 +391,8 @@ class Interface:
     def _enables_written(self) -> None:
         was_on = self.cr0ack.smmuen
         self.cr0ack = self.cr0
-        if was_on and not self.cr0.smmuen and self.disabled is not None:
-            self.disabled()
+        if was_on and not self.cr0.smmuen:
+            self._target.disabled()
         self._proceed()
 
     def _interrupts_written(self) -> None:

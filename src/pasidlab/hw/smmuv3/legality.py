@@ -45,16 +45,24 @@ STE_STRW = _ste_rule(
     "strw", "Config == 101, IDR0.Hyp == 1 and STRW is reserved", "names a translation regime that does not exist"
 )
 STE_S1CDMAX = _ste_rule("s1cdmax", "S1CDMax > IDR1.SSIDSIZE", "has more substreams than the SMMU can tell apart")
-STE_S1FMT = _ste_rule("s1fmt", "two-level CD table and IDR0.CD2L == 0", "has a two-level CD table, which is not there")
+STE_S1FMT = _ste_rule(
+    "s1fmt", "two-level CD table and IDR0.CD2L == 0", "has a two-level CD table, which the SMMU does not read"
+)
 STE_S1CONTEXTPTR = _ste_rule("s1contextptr", "S1ContextPtr >= 2^OAS", "has its CDs outside of the address size")
-STE_S1STALLD = _ste_rule("s1stalld", "S1STALLD == 1 and IDR0.STALL_MODEL != 0", "forbids what cannot be chosen")
+STE_S1STALLD = _ste_rule(
+    "s1stalld", "S1STALLD == 1 and IDR0.STALL_MODEL != 0", "forbids stalls, and the SMMU gives no choice"
+)
 STE_S2S = _ste_rule("s2s", "S2S against IDR0.STALL_MODEL", "has a fault model of stage 2 that the SMMU does not have")
 STE_EATS_S2S = _ste_rule("eats-s2s", "EATS == 01, stage 2 and S2S == 1", "lets stage 2 stall an ATS device")
 STE_EATS_SPLIT = _ste_rule(
     "eats-split", "EATS == 10 and IDR0.NS1ATS == 1", "asks for split-stage ATS, which is not there"
 )
-STE_S2AA64 = _ste_rule("s2aa64", "S2AA64 == 0 and IDR0.TTF == 2", "has AArch32 tables at stage 2, which is not there")
-STE_S2ENDI = _ste_rule("s2endi", "S2ENDI == 1 and IDR0.TTENDIAN == 2", "has big-endian tables, which is not there")
+STE_S2AA64 = _ste_rule(
+    "s2aa64", "S2AA64 == 0 and IDR0.TTF == 2", "has AArch32 tables at stage 2, which the SMMU does not read"
+)
+STE_S2ENDI = _ste_rule(
+    "s2endi", "S2ENDI == 1 and IDR0.TTENDIAN == 2", "has big-endian stage-2 tables, which the SMMU does not read"
+)
 STE_S2TG = _ste_rule("s2tg", "S2TG is reserved, or against IDR5", "has a stage-2 granule that the SMMU does not have")
 STE_S2T0SZ = _ste_rule("s2t0sz", "S2T0SZ out of range", "has an input size of stage 2 that the SMMU does not do")
 STE_S2SL0 = _ste_rule("s2sl0", "S2SL0 against S2T0SZ or S2TG", "starts stage 2 at a level its size does not fit")

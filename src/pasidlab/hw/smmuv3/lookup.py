@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pasidlab.hw.pagetable.contract import Access, Touch, WalkFault
-from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
 from pasidlab.hw.pagetable.walker import walk
 from pasidlab.hw.smmuv3.caches import Cache
-from pasidlab.hw.smmuv3.contexts import stage1_of, stage2_of
+from pasidlab.hw.smmuv3.contexts import Context, Decoder, Stream
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
-from pasidlab.hw.smmuv3.legality import cd_fault, is_el2, ste_fault
 from pasidlab.hw.smmuv3.records import (
     CBadCd,
     CBadSte,
@@ -35,7 +33,7 @@ from pasidlab.hw.smmuv3.records import (
     FSteFetch,
     FStreamDisabled,
 )
-from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, S1Dss, S1Fmt, Ste
+from pasidlab.hw.smmuv3.structures import L1Cd, L1Std, S1Dss, S1Fmt, Ste
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
@@ -161,30 +159,6 @@ class BadConfig:
     stage2: WalkFault | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A legal STE, with what every transaction needs of it made ready."""
-
-    ste: Ste
-    config: Config
-    stage2: Stage2 | None
-    regime: Regime
-    vmid: int
-
-    @property
-    def has_stage1(self) -> bool:
-        """Whether stage 1 translates."""
-        return self.config in (Config.STAGE_1, Config.NESTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """A legal CD, with the page-table format that it selects."""
-
-    cd: Cd
-    stage1: Stage1
-
-
 Found = Stream | BadConfig
 FoundContext = Context | BadConfig
 _READ = Access(on_table=True)
@@ -197,6 +171,7 @@ class Lookup:
         self._memory = memory
         self._features = features
         self._interface = interface
+        self._decoder = Decoder(features)
         self._l1stds: Cache[int, L1Std] = Cache(capacity)
         self._streams: Cache[int, Found] = Cache(capacity)
         self._l1cds: Cache[tuple[int, int], L1Cd] = Cache(capacity)
@@ -217,14 +192,16 @@ class Lookup:
         place = self._ste_address(sid, touches)
         if isinstance(place, BadConfig):
             return place
-        raw = self._fetch(place, STE_BYTES)
+        raw = self._fetch(place)
         if raw is None:
             touches.append(Touch(place, None, STE_ABORT, 0, 0))
             return BadConfig(STE_ABORT, FSteFetch, place)
-        ste = Ste(raw)
-        rule = ste_fault(ste, self._features)
-        touches.append(Touch(place, raw, rule or STE_READ, 0, 0))
-        return BadConfig(rule, CBadSte) if rule else self._stream_of(ste)
+        stream = self._decoder.stream(raw)
+        if isinstance(stream, Rule):
+            touches.append(Touch(place, raw, stream, 0, 0))
+            return BadConfig(stream, CBadSte)
+        touches.append(Touch(place, raw, STE_READ, 0, 0))
+        return stream
 
     def _ste_address(self, sid: int, touches: list[Touch]) -> int | BadConfig:
         config = self._interface.strtab_base_cfg
@@ -241,7 +218,7 @@ class Lookup:
     def _ste_address_level_2(self, sid: int, place: int, split: int, touches: list[Touch]) -> int | BadConfig:
         l1std = self._l1stds.get(place)
         if l1std is None:
-            raw = self._fetch(place, L1_BYTES)
+            raw = self._fetch64(place)
             if raw is None:
                 touches.append(Touch(place, None, L1STD_ABORT, 0, 1))
                 return BadConfig(L1STD_ABORT, FSteFetch, place)
@@ -255,15 +232,6 @@ class Lookup:
         if index >> (span - 1):
             return BadConfig(L1STD_SPAN, CBadStreamid)
         return (l1std.l2ptr & -(STE_BYTES << (span - 1))) + index * STE_BYTES
-
-    def _stream_of(self, ste: Ste) -> Stream:
-        if not self._features.ssid_bits:
-            ste = ste.replace(s1cdmax=0)
-        config, features = ste.config, self._features
-        stage2 = stage2_of(ste, features) if config in (Config.STAGE_2, Config.NESTED) else None
-        el2 = is_el2(ste, features)
-        vmid = ste.s2vmid if features.stage2 and not el2 else 0
-        return Stream(ste, config, stage2, Regime.EL2 if el2 else Regime.NH, vmid)
 
     # --- the CD table ------------------------------------------------------------------------------------------
 
@@ -286,18 +254,17 @@ class Lookup:
         through = self._through_stage2(stream, place, touches)
         if isinstance(through, BadConfig):
             return through
-        raw = self._fetch(through, CD_BYTES)
+        raw = self._fetch(through)
         if raw is None:
             touches.append(Touch(through, None, CD_ABORT, 0, 0))
             return BadConfig(CD_ABORT, FCdFetch, through)
-        cd = Cd(raw)
-        e2h = stream.regime is Regime.EL2 and self._interface.cr2.e2h
-        high_half = stream.regime is not Regime.EL2 or e2h
-        rule = cd_fault(cd, stream.ste, self._features, high_half=high_half)
-        touches.append(Touch(through, raw, rule or CD_READ, 0, 0))
-        if rule:
-            return BadConfig(rule, CBadCd)
-        return Context(cd, stage1_of(cd, self._features, high_half=high_half, el2=stream.regime is Regime.EL2))
+        high_half = stream.regime is not Regime.EL2 or self._interface.cr2.e2h
+        context = self._decoder.context(raw, stream, high_half=high_half)
+        if isinstance(context, Rule):
+            touches.append(Touch(through, raw, context, 0, 0))
+            return BadConfig(context, CBadCd)
+        touches.append(Touch(through, raw, CD_READ, 0, 0))
+        return context
 
     def _cd_address(self, sid: int, stream: Stream, index: int, touches: list[Touch]) -> int | BadConfig:
         """Return the address of a CD, an IPA where stage 2 translates."""
@@ -323,7 +290,7 @@ class Lookup:
         through = self._through_stage2(stream, place, touches)
         if isinstance(through, BadConfig):
             return through
-        raw = self._fetch(through, L1_BYTES)
+        raw = self._fetch64(through)
         if raw is None:
             touches.append(Touch(through, None, L1CD_ABORT, 0, 1))
             return BadConfig(L1CD_ABORT, FCdFetch, through)
@@ -338,12 +305,16 @@ class Lookup:
         leaf = walk(self._memory, stream.stage2, address, _READ, touches)
         return BadConfig(leaf.rule, FCdFetch, stage2=leaf) if isinstance(leaf, WalkFault) else leaf.output
 
-    def _fetch(self, address: int, size: int) -> int | None:
-        """Read a structure; an address beyond the output address size is an abort too."""
+    def _fetch(self, address: int) -> int | None:
+        """Read an STE or CD; an address beyond the output address size is an abort too."""
         if address >> self._features.oas_bits:
             return None
-        data = self._memory.load(address, size)
+        data = self._memory.load(address, STE_BYTES)
         return None if data is None else int.from_bytes(data, "little")
+
+    def _fetch64(self, address: int) -> int | None:
+        """Read a level 1 descriptor."""
+        return None if address >> self._features.oas_bits else self._memory.load64(address)
 
     # --- looking -----------------------------------------------------------------------------------------------
 

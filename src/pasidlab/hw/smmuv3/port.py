@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pasidlab.hw.atc import Atc, AtcEntry
-from pasidlab.hw.smmuv3.ats import PageResponse
+from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.records import PriRecord
 from pasidlab.hw.smmuv3.request import Ats, AtsCompletion, AtsStatus, Operation, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.smmu import Smmuv3, Transferred
@@ -30,7 +30,7 @@ class PageRefused:
     """The device asked for a page, and the answer was not Success; None: there was no answer."""
 
     request: Request
-    response: PageResponse | None
+    response: Resp | None
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +45,7 @@ class DmaPort:
     ats: bool = False
     pri: bool = False
     atc: Atc = field(default_factory=Atc)
-    responses: dict[int, PageResponse] = field(default_factory=dict)
+    responses: dict[int, Resp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ats:
@@ -71,7 +71,7 @@ class DmaPort:
         output = self._translate(request)
         if output is None and self.pri:
             response = self._request_page(request)
-            if response is not PageResponse.SUCCESS:
+            if response is not Resp.SUCCESS:
                 return PageRefused(request, response)
             output = self._translate(request)
         if output is None:
@@ -83,7 +83,7 @@ class DmaPort:
 
     def _translate(self, request: Request) -> int | Terminated | None:
         """Return the translated address; None where the page is not there with that right."""
-        write = request.access is Operation.WRITE
+        write = request.access == Operation.WRITE
         hit = self.atc.lookup(request.ssid, request.address, write=write)
         if hit is not None:
             return hit
@@ -96,8 +96,8 @@ class DmaPort:
         self.atc.fill(request.ssid, request.address, entry)
         return self.atc.lookup(request.ssid, request.address, write=write)
 
-    def _request_page(self, request: Request) -> PageResponse | None:
-        write = request.access is Operation.WRITE
+    def _request_page(self, request: Request) -> Resp | None:
+        write = request.access == Operation.WRITE
         self.responses.pop(PRG_INDEX, None)
         record = PriRecord(
             sid=self.sid,
@@ -118,6 +118,6 @@ class DmaPort:
         """Take an ATC invalidation."""
         return self.atc.invalidate(ssid, every_pasid=every_ssid, first=first, size=size)
 
-    def page_response(self, ssid: int | None, prg_index: int, response: PageResponse) -> None:
+    def page_response(self, ssid: int | None, prg_index: int, response: Resp) -> None:
         """Take the answer to a page request group."""
         self.responses[prg_index] = response

@@ -10,6 +10,7 @@ Not modelled: asynchronous aborts; merging of events.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from pasidlab.hw.smmuv3.registers import CmdqCons, CmdqProd, EventqCons, EventqProd, QueueBase
@@ -61,6 +62,13 @@ class Queue(Generic[P, C]):
     def distance(self) -> int:
         """How far the producer is ahead; more than the number of entries is inconsistent."""
         return self.prod.wr - self.cons.rd & self._mask
+
+    def pending(self) -> Iterator[int]:
+        """Yield the entries between the indexes, as 0 where memory does not answer; none if these are inconsistent."""
+        distance = self.distance
+        for index in range(distance if distance <= self.entries else 0):
+            data = self.memory.load(self._address(self.cons.rd + index), self._entry_bytes)
+            yield 0 if data is None else int.from_bytes(data, "little")
 
     def trim(self) -> None:
         """Clear the bits of both indexes that have no meaning in a queue of this size."""

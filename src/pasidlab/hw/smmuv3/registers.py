@@ -9,7 +9,8 @@ VATOS), MPAM and identification registers.
 
 from enum import IntEnum
 
-from pasidlab.hw.smmuv3.structures import AddressSize, InstCfg, PrivCfg, Shareability, ShCfg
+from pasidlab.hw.pagetable.descriptors import Shareability
+from pasidlab.hw.smmuv3.structures import AddressSize, InstCfg, PrivCfg, ShCfg
 from pasidlab.words import Word, address, bits, flag
 
 

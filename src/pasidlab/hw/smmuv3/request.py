@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from pasidlab.hw.pagetable.contract import Rights, WalkFault
 from pasidlab.hw.smmuv3.records import Event
 from pasidlab.rules import Rule
+
+SID_BITS, SSID_BITS, ADDRESS_BITS = 32, 20, 64
 
 
 class Operation(StrEnum):
@@ -40,6 +43,8 @@ class Request:
         access: read or write; of an ATS translation request, what is hoped for.
         privileged, instruction: as the device says; the STE may override them.
         ats: untranslated, an ATS translation request, or already translated.
+
+    Building raises ValueError for what no device can send: wider identifiers or addresses than there are wires for.
     """
 
     sid: int
@@ -50,6 +55,10 @@ class Request:
     instruction: bool = False
     ats: Ats = Ats.UNTRANSLATED
 
+    def __post_init__(self) -> None:
+        if self.sid >> SID_BITS or (self.ssid or 0) >> SSID_BITS or self.address >> ADDRESS_BITS:
+            raise ValueError(f"{self}: at most {SID_BITS} bits of sid, {SSID_BITS} of ssid, {ADDRESS_BITS} of address")
+
 
 class Completion(Enum):
     """How a transaction that is not translated ends at the device."""
@@ -58,8 +67,7 @@ class Completion(Enum):
     RAZ_WI = "read as zero, write ignored"
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
+class Translated(NamedTuple):
     """The transaction goes on to `address`; the 2**`lg2` bytes around it are translated alike, with `rights`."""
 
     address: int

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.smmuv3 import ats
-from pasidlab.hw.smmuv3.ats import AtsEndpoint, PageResponse
+from pasidlab.hw.smmuv3.ats import AtsEndpoint
 from pasidlab.hw.smmuv3.caches import Tlb
+from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
 from pasidlab.hw.smmuv3.lookup import Lookup
@@ -88,7 +89,6 @@ class Smmuv3:
         self.tlb = Tlb(cache_entries)
         self.stalls = Stalls(self.features.stall_max)
         self.translator = Translator(memory, self.features, self.interface, self.lookup, self.tlb, self.stalls)
-        self.interface.disabled = self._disabled
         self._ats_endpoints: dict[int, AtsEndpoint] = {}
         self._batches: BatchTranslator | None = None
         self._atc_timed_out = False
@@ -102,11 +102,6 @@ class Smmuv3:
     def mmio_write(self, offset: int, value: int, size: int) -> None:
         """Write a register; `size` is 4 or 8 bytes."""
         self.interface.mmio_write(offset, value, size)
-
-    def _disabled(self) -> None:
-        """CR0.SMMUEN was cleared: every stalled transaction is aborted, and its event withdrawn."""
-        self.stalls.terminate_all()
-        self.interface.recorder.withdraw(lambda event: True)
 
     # --- the devices' side -------------------------------------------------------------------------------------
 
@@ -194,6 +189,11 @@ class Smmuv3:
 
     # --- what commands act upon --------------------------------------------------------------------------------
 
+    def disabled(self) -> None:
+        """CR0.SMMUEN was cleared: every stalled transaction is aborted, and its event withdrawn."""
+        self.stalls.terminate_all()
+        self.interface.recorder.withdraw(lambda event: True)
+
     def cfgi_ste(self, sid: int, leaf: bool) -> None:
         """CMD_CFGI_STE."""
         self.lookup.forget_stream(sid, leaf)
@@ -229,11 +229,11 @@ class Smmuv3:
         completed, self._atc_timed_out = not self._atc_timed_out, False
         return completed
 
-    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: int) -> None:
+    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: Resp) -> None:
         """CMD_PRI_RESP."""
         endpoint = self._ats_endpoints.get(sid)
         if endpoint is not None:
-            endpoint.page_response(ssid, prg_index, PageResponse(response))
+            endpoint.page_response(ssid, prg_index, response)
 
     def resume(self, sid: int, stag: int, action: ResumeAction) -> None:
         """CMD_RESUME; an event that was not written yet would come too late, and is withdrawn."""

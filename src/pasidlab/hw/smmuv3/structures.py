@@ -9,6 +9,7 @@ Not modelled: the MPAM and VMS words of the STE beyond PARTID; the widening of t
 
 from enum import IntEnum
 
+from pasidlab.hw.pagetable.descriptors import Shareability
 from pasidlab.words import Word, address, bits, flag
 
 OAS_BITS = (32, 36, 40, 42, 44, 48, 52, 56)
@@ -75,15 +76,6 @@ class Strw(IntEnum):
     RESERVED_1 = 1
     EL2 = 2
     RESERVED_3 = 3
-
-
-class Shareability(IntEnum):
-    """SH fields."""
-
-    NSH = 0
-    RESERVED_1 = 1
-    OSH = 2
-    ISH = 3
 
 
 class ShCfg(IntEnum):

@@ -1,6 +1,7 @@
 """What commands act upon: the caches, stalled transactions and devices behind the command queue, as one protocol.
 
-Source: IHI 0070 G.b, chapter 4. Everything here is decoded: a command that reaches its target is legal and not ignored.
+Source: IHI 0070 G.b, chapter 4; 6.3 (CR0.SMMUEN). Everything here is decoded: a command that reaches its target is
+legal and not ignored.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from pasidlab.hw.smmuv3.commands import Resp
 
 
 class Regime(Enum):
@@ -39,7 +42,6 @@ class TlbScope:
             E2H), without an address it does not.
         first: the lowest address, virtual, or intermediate for S2.
         size: bytes from there on; given if and only if `first` is.
-        leaf_only: last-level entries are enough.
     """
 
     regime: Regime
@@ -47,11 +49,13 @@ class TlbScope:
     asid: int | None = None
     first: int | None = None
     size: int | None = None
-    leaf_only: bool = False
 
 
 class CommandTarget(Protocol):
-    """Receives commands in the order of the queue."""
+    """Receives commands in the order of the queue, and the end of translation."""
+
+    def disabled(self) -> None:
+        """CR0.SMMUEN was cleared: abort every stalled transaction, and withdraw its event."""
 
     def cfgi_ste(self, sid: int, leaf: bool) -> None:
         """Forget an STE and all CDs reached through it; unless `leaf`, also its level 1 descriptor."""
@@ -77,8 +81,8 @@ class CommandTarget(Protocol):
     def atc_sync(self) -> bool:
         """Wait for all earlier ATC invalidations; false: one timed out."""
 
-    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: int) -> None:
-        """Answer a page request group; `response` is a `Resp`."""
+    def pri_resp(self, sid: int, ssid: int | None, prg_index: int, response: Resp) -> None:
+        """Answer a page request group."""
 
     def resume(self, sid: int, stag: int, action: ResumeAction) -> None:
         """Let a stalled transaction go on, if the stream has one with this tag."""

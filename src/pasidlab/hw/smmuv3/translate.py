@@ -13,13 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pasidlab.hw.pagetable.contract import Access, FaultKind, Leaf, Rights, Touch, WalkFault, needed
+from pasidlab.hw.pagetable.contract import ALL_RIGHTS, Access, FaultKind, Leaf, Touch, WalkFault, needed
 from pasidlab.hw.pagetable.vmsa import S2_NO_WRITE
 from pasidlab.hw.pagetable.walker import walk
 from pasidlab.hw.smmuv3.caches import Tag, Tlb
+from pasidlab.hw.smmuv3.contexts import Context, Stream
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
-from pasidlab.hw.smmuv3.lookup import SSID_WITHOUT_STAGE_1, BadConfig, Context, Lookup, Stream
+from pasidlab.hw.smmuv3.lookup import SSID_WITHOUT_STAGE_1, BadConfig, Lookup
 from pasidlab.hw.smmuv3.records import (
     CBadStreamid,
     CBadSubstreamid,
@@ -41,7 +42,6 @@ from pasidlab.rules import Rule
 _SPEC = "IHI 0070 G.b"
 WHOLE = 52
 """log2 of the bytes that a bypass covers: all of memory."""
-ALL_RIGHTS = Rights(0x3F)
 
 DISABLED_BYPASS = Rule(
     "smmu.disabled-bypass",
@@ -138,9 +138,12 @@ class Translator:
 
     def settle(self, request: Request, stream: Stream, access: Access, touches: list[Touch]) -> Outcome:
         """Search for the translation of a transaction, and apply the fault model where there is none."""
+        before = len(touches)
         found = self.search(request, stream, access, touches)
         if isinstance(found, Leaf):
-            return Translated(found.output, found.lg2, found.rights, _rule_of(found, touches))
+            walked = len(touches) > before and touches[-1].stage
+            rule = BYPASSED if found.lg2 == WHOLE else WALKED if walked else TLB_HIT
+            return Translated(found.output, found.lg2, found.rights, rule)
         if isinstance(found, BadConfig):
             return self.refuse(request, found)
         if isinstance(found, PageFault):
@@ -156,7 +159,7 @@ class Translator:
 
     def access_of(self, request: Request, stream: Stream) -> Access:
         """Return what a transaction wants, after the overrides of its STE; a write is never an instruction."""
-        write = request.access is Operation.WRITE
+        write = request.access == Operation.WRITE
         privileged, instruction = request.privileged, request.instruction and not write
         if self.features.attr_perms_ovr:
             ste = stream.ste
@@ -330,9 +333,3 @@ def _at(leaf: Leaf, address: int) -> Leaf:
         global_=leaf.global_,
         writable_clean=leaf.writable_clean,
     )
-
-
-def _rule_of(leaf: Leaf, touches: list[Touch]) -> Rule:
-    if leaf.lg2 == WHOLE:
-        return BYPASSED
-    return WALKED if touches and touches[-1].stage else TLB_HIT

@@ -11,11 +11,13 @@ from typing import Any
 
 from pasidlab.hw.smmuv3.commands import CFGI_ALL_RANGE, CfgiSteRange, Command, Sync, TlbiNsnhAll
 from pasidlab.hw.smmuv3.features import Features
-from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Gerror, Offset, QueueBase
+from pasidlab.hw.smmuv3.registers import Offset
 from pasidlab.hw.smmuv3.request import Ats, Operation, Outcome, Request, Translated
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
 from pasidlab.memory import Memory
+
+from .smmuv3_rig import Programmer
 
 STRTAB, CMDQ, EVENTQ, PRIQ = 0x100_0000, 0x20_0000, 0x21_0000, 0x22_0000
 CDTAB, HEAP = 0x30_0000, 0x800_0000
@@ -73,20 +75,20 @@ def fault(code: int, ssid: int | None = None, *, address: int = VA, **fields: in
 class Tables:
     """4K translation tables from level 0 on, written entry by entry at `behind` above the addresses they name."""
 
-    def __init__(self, machine: SmmuMachine, behind: int = 0) -> None:
-        self.machine = machine
+    def __init__(self, software: Software, behind: int = 0) -> None:
+        self.software = software
         self.behind = behind
-        self.root = machine.allocate()
+        self.root = software.allocate()
 
     def entry(self, address: int, level: int = 3) -> int:
         """Return where an entry lies, before any `behind`, making the tables above it."""
         table = self.root
         for above in range(level):
             place = table + self.index(address, above) * 8
-            found = self.machine.memory.load64(place + self.behind) or 0
+            found = self.software.memory.load64(place + self.behind) or 0
             if not found & 1:
-                found = self.machine.allocate() | 3
-                self.machine.memory.store64(place + self.behind, found)
+                found = self.software.allocate() | 3
+                self.software.memory.store64(place + self.behind, found)
             table = found & 0xFFFF_FFFF_F000
         return table + self.index(address, level) * 8
 
@@ -96,7 +98,7 @@ class Tables:
 
     def put(self, address: int, raw: int, level: int = 3) -> int:
         place = self.entry(address, level)
-        self.machine.memory.store64(place + self.behind, raw)
+        self.software.memory.store64(place + self.behind, raw)
         return place
 
     def map(self, address: int, output: int, attributes: int, level: int = 3) -> int:
@@ -104,12 +106,13 @@ class Tables:
         return self.put(address, output & -size | attributes | (3 if level == 3 else 1), level)
 
 
-class SmmuMachine:
-    """One SMMU with software's side of its queues; nothing is programmed before `start`."""
+class Software(Programmer):
+    """Software that programs one whole SMMU, and what devices send to it; nothing is programmed before `start`."""
 
     def __init__(self, *, cache_entries: int = 4096, **features: Any) -> None:
-        self.memory = Memory()
-        self.smmu = Smmuv3(self.memory, Features(**features), cache_entries=cache_entries)
+        memory = Memory()
+        self.smmu = Smmuv3(memory, Features(**features), cache_entries=cache_entries)
+        super().__init__(memory, self.smmu, CMDQ)
         self._heap = HEAP
         self.strtab = STRTAB
 
@@ -121,21 +124,9 @@ class SmmuMachine:
 
     # --- registers -----------------------------------------------------------------------------------------------
 
-    def read(self, offset: Offset) -> Any:
-        word = REGISTERS[offset]
-        return word(self.smmu.mmio_read(offset, word.SIZE // 8))
-
-    def write(self, offset: Offset, value: int = 0, /, **fields: int) -> None:
-        word = REGISTERS[offset]
-        self.smmu.mmio_write(offset, word(value, **fields), word.SIZE // 8)
-
-    def enable(self, **fields: int) -> None:
-        self.write(Offset.CR0, Cr0(self.read(Offset.CR0), **fields))
-        assert self.read(Offset.CR0ACK) == self.read(Offset.CR0)
-
     def start(
         self, *, strtab: dict[str, int] | None = None, eventq: int = 6, recinvsid: int = 1, e2h: int = 0, **cr0: int
-    ) -> SmmuMachine:
+    ) -> Software:
         """Bring the SMMU up from reset as a driver does; returns itself."""
         self.write(Offset.CR0)
         self.write(Offset.STRTAB_BASE, addr=self.strtab)
@@ -163,20 +154,9 @@ class SmmuMachine:
 
     def command(self, *commands: Command) -> None:
         """Let the SMMU carry out commands, with a SYNC behind them; none may fail."""
-        self.submit(*commands, Sync.make())
+        self.put(*commands, Sync.make())
         assert not self.errors().cmdq_err
         assert self.read(Offset.CMDQ_CONS).rd == self.read(Offset.CMDQ_PROD).wr
-
-    def submit(self, *commands: Command) -> None:
-        log2size = QueueBase(self.read(Offset.CMDQ_BASE) & QueueBase.mask("log2size")).log2size
-        wr = self.read(Offset.CMDQ_PROD).wr
-        for command in commands:
-            self.memory.store(CMDQ + (wr & (1 << log2size) - 1) * 16, command.pack())
-            wr = wr + 1 & (2 << log2size) - 1
-        self.write(Offset.CMDQ_PROD, wr=wr)
-
-    def errors(self) -> Gerror:
-        return Gerror(self.read(Offset.GERROR) ^ self.read(Offset.GERRORN))
 
     def events(self) -> list[bytes]:
         """Take all records from the event queue."""
@@ -187,7 +167,7 @@ class SmmuMachine:
         return list(self._consume("PRIQ", PRIQ, 16))
 
     def _consume(self, queue: str, base: int, size: int) -> Iterator[bytes]:
-        log2size = QueueBase(self.read(Offset[f"{queue}_BASE"]) & QueueBase.mask("log2size")).log2size
+        log2size = self.read(Offset[f"{queue}_BASE"]).log2size
         while (cons := self.read(Offset[f"{queue}_CONS"])).rd != (prod := self.read(Offset[f"{queue}_PROD"])).wr:
             data = self.memory.load(base + (cons.rd & (1 << log2size) - 1) * size, size)
             assert data is not None
@@ -234,8 +214,8 @@ class SmmuMachine:
         return outcome
 
 
-class World(SmmuMachine):
-    """A started machine with tables for every configuration: stage 1 maps VA to PA, stage 2 moves all by `offset`.
+class World(Software):
+    """A started SMMU with tables for every configuration: stage 1 maps VA to PA, stage 2 moves all by `offset`.
 
     Stage 2 maps low memory by blocks of 2M, so that CDs, tables and PA each have an entry of their own.
     """

@@ -86,7 +86,7 @@ def conform_file(
         summary.differences += replay(sequence, number, f"{path}:{number}")
         progress(summary.sequences)
     if not summary.sequences:
-        raise InputError(f"{path}: no sequence in it; a record is one JSON object a line")
+        raise InputError(f"{path}: no record in it; a record is one JSON object a line")
     return summary
 
 

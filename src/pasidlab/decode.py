@@ -73,6 +73,7 @@ def _message(text: str, raw: dict[str, Any], into: type[Any]) -> str:
         return f"{where}: missing{hint}"
     allowed = _allowed(kind)
     hint = f"; allowed: {allowed}" if allowed else ""
+    complaint = complaint.replace(" | null", "")  # TOML has no null: leave a key out
     return f"{place or 'the file'} = {_short(repr(value))}: {complaint[0].lower()}{complaint[1:]}{hint}"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Literal
 
@@ -87,6 +88,8 @@ SMMU_KEYS = ("ssid_bits", "sid_bits", "two_level", "stall", "ats", "pri", "granu
 """Keys that only an IOMMU of model arm-smmu-v3 has."""
 SMMU_DEVICE_KEYS = ("stream_id", "can_stall", "ats", "pasid_enabled", "default_domain")
 """Keys that only a device behind an arm-smmu-v3 has."""
+PCI_KEYS = ("ats", "pasid_enabled")
+"""Of these, what only a PCIe device has."""
 SID_BITS = 16
 FIRST_STREAM = 1
 
@@ -206,7 +209,7 @@ def _check_iommu(index: int, iommu: IommuSpec) -> None:
         place = f"iommu[{index}].ops = {iommu.ops.value!r}"
         raise InputError(f"{place}: only a mock acts like other drivers; leave it out for arm-smmu-v3")
     if iommu.pri and not iommu.ats:
-        raise InputError(f"iommu[{index}].pri: needs ats = true")
+        raise InputError(f"iommu[{index}].pri = True: needs ats = true")
     if iommu.two_level is False and (iommu.sid_bits or 0) > SID_BITS:
         place = f"iommu[{index}].sid_bits = {iommu.sid_bits}"
         raise InputError(f"{place}: a linear stream table, two_level = false, has {SID_BITS} bits at most")
@@ -217,6 +220,8 @@ def _check_smmu_device(index: int, spec: MachineSpec) -> None:
     device = spec.device[index]
     if device.iommu not in {iommu.name for iommu in spec.iommu if iommu.model == "arm-smmu-v3"}:
         _check_unset(f"device[{index}]", device, SMMU_DEVICE_KEYS, "a device behind an arm-smmu-v3")
+    if device.kind == "narrow":
+        _check_unset(f"device[{index}]", device, PCI_KEYS, "a PCIe device, of a kind other than narrow,")
     joins = device.group is not None and device.group in {other.group for other in spec.device[:index]}
     if device.default_domain is not None and joins:
         place = f"device[{index}].default_domain"
@@ -226,7 +231,7 @@ def _check_smmu_device(index: int, spec: MachineSpec) -> None:
 def _check_unset(place: str, item: Struct, keys: tuple[str, ...], who: str) -> None:
     for key in keys:
         if getattr(item, key) is not None:
-            raise InputError(f"{place}.{key}: only {who} has it")
+            raise InputError(f"{place}.{key} = {getattr(item, key)!r}: only {who} has it")
 
 
 def streams_of(spec: MachineSpec) -> dict[str, tuple[int, ...]]:
@@ -241,12 +246,20 @@ def streams_of(spec: MachineSpec) -> dict[str, tuple[int, ...]]:
         streams = (device.stream_id,) if isinstance(device.stream_id, int) else tuple(device.stream_id)
         _check_streams(f"device[{index}].stream_id", streams, limits[device.iommu], taken[device.iommu])
         given[device.name] = streams
+    free = {name: _untaken(sids) for name, sids in taken.items()}
     for index, device in enumerate(spec.device):
         if device.iommu in smmus and device.stream_id is None:
-            free = next(sid for sid in count(FIRST_STREAM) if sid not in taken[device.iommu])
-            _check_streams(f"device[{index}]", (free,), limits[device.iommu], taken[device.iommu])
-            given[device.name] = (free,)
+            sid, bits = next(free[device.iommu]), limits[device.iommu]
+            if sid >> bits:
+                place = f"device[{index}].stream_id"
+                raise InputError(f"{place}: missing, and none from {FIRST_STREAM} on is free where sid_bits = {bits}")
+            given[device.name] = (sid,)
     return given
+
+
+def _untaken(taken: set[int]) -> Iterator[int]:
+    """Return the StreamIDs that nobody has, the lowest first."""
+    return (sid for sid in count(FIRST_STREAM) if sid not in taken)
 
 
 def _check_streams(place: str, streams: tuple[int, ...], sid_bits: int, taken: set[int]) -> None:
@@ -254,7 +267,10 @@ def _check_streams(place: str, streams: tuple[int, ...], sid_bits: int, taken: s
         raise InputError(f"{place} = []: a device has one StreamID at least")
     for sid in streams:
         if sid >> sid_bits:
-            raise InputError(f"{place}: StreamID {sid} does not fit the SMMU's sid_bits = {sid_bits}")
+            allowed = f"allowed: 0 to {(1 << sid_bits) - 1}"
+            raise InputError(f"{place}: StreamID {sid} does not fit the SMMU's sid_bits = {sid_bits}; {allowed}")
+        if streams.count(sid) > 1:
+            raise InputError(f"{place}: StreamID {sid} is listed twice")
         if sid in taken:
             raise InputError(f"{place}: StreamID {sid} is another device's; each stream has one device")
         taken.add(sid)

@@ -153,8 +153,9 @@ def find_format(name: str) -> WordFormat:
     """Return a format; InputError lists those that are like it."""
     if name in FORMATS:
         return FORMATS[name]
-    family = name.partition(".")[0]
-    near = [known for known in FORMATS if known.startswith(f"{family}.")] or list(FORMATS)
+    family, word = name.lower().partition(".")[0], name.lower().rpartition(".")[2]
+    alike = [known for known in FORMATS if known.endswith(f".{word}")]
+    near = alike or [known for known in FORMATS if known.startswith(f"{family}.")] or list(FORMATS)
     raise InputError(f"FORMAT {_short(name)}: no such format; allowed: {', '.join(near)}")
 
 

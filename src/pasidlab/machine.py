@@ -21,7 +21,7 @@ from pasidlab.devices import Endpoint, Idxd, Work
 from pasidlab.devices.endpoint import Done
 from pasidlab.drivers.hardware import IommuDriver
 from pasidlab.errors import Errno, InputError, ModelError
-from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
+from pasidlab.hw.cpu import MAX_PASID, Instruction, Store, X86Registers, descriptor
 from pasidlab.linux import iommu, iopf, ownership, prctl, reset, structs, sva, traps
 from pasidlab.linux import task as tasks
 from pasidlab.linux.mm import MmStruct, mprotect, munmap, process_memory
@@ -304,6 +304,13 @@ class Machine:
         number = self.numbers.get(pasid)
         return NO_NUMBER.refuse(name=pasid) if number is None else number
 
+    def _sent(self, pasid: int | str) -> int | Refusal:
+        """Resolve a number that a device sends with an access; InputError for one of more than 20 bits."""
+        number = self._number(pasid)
+        if isinstance(number, int) and not 0 <= number <= MAX_PASID:
+            raise InputError(f"pasid = {number}: a device sends 20 bits; allowed: 0 to {MAX_PASID:#x}")
+        return number
+
     def attach(self, device: str, pasid: int | str, *, with_handle: bool = True) -> Outcome:
         """`iommu_attach_device_pasid()` of a kernel-managed domain of its own."""
         handle = structs.AttachHandle() if with_handle else None
@@ -543,7 +550,7 @@ class Machine:
 
     def dma(self, device: str, pasid: int | str, work: Work) -> Outcome:
         """Let a device access memory under a number that it has, from wherever."""
-        number = self._number(pasid)
+        number = self._sent(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
         outcome = self._endpoint(device).access(number, work)
@@ -568,7 +575,7 @@ class Machine:
 
     def page_request(self, device: str, pasid: int | str | None, fault: Callable[[int | None], iopf.Fault]) -> Outcome:
         """Deliver one page request of a device and run the workers; the result is the answer that went out."""
-        number = None if pasid is None else self._number(pasid)
+        number = None if pasid is None else self._sent(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
         dev = self._endpoint(device).dev

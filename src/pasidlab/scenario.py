@@ -16,7 +16,7 @@ from pasidlab.decode import convert, read_toml
 from pasidlab.description import RESERVED_NAMES, MachineSpec, Name, check
 from pasidlab.devices import Access, Work
 from pasidlab.errors import Errno, InputError
-from pasidlab.hw.cpu import Instruction
+from pasidlab.hw.cpu import MAX_PASID, Instruction
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
@@ -25,6 +25,8 @@ from pasidlab.rules import Signal
 
 Pasid = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 PasidOrName = Pasid | Name
+SentPasid = Annotated[int, Meta(ge=0, le=MAX_PASID)] | Name
+"""What a device sends with an access: a PASID of 20 bits; the kernel's calls take any number of 32."""
 Address = Annotated[int, Meta(ge=0)]
 
 RESULTS = ("ok", "fault", *(e.name for e in Errno), *(s.value for s in Signal))
@@ -344,7 +346,7 @@ class Submit(Job, frozen=True, tag="submit"):
     process: Name
     device: Name
     instruction: Instruction | None = None
-    claims: Annotated[int, Meta(ge=0, le=0xF_FFFF)] | Name = 0
+    claims: SentPasid = 0
     handle: Name | None = None
     uses: ClassVar = _PROCESS | _DEVICE | {"claims": "number", "handle": "handle"}
 
@@ -375,7 +377,7 @@ class Dma(Job, frozen=True, tag="dma"):
     """A device accesses memory under a number that it has."""
 
     device: Name
-    pasid: PasidOrName
+    pasid: SentPasid
     uses: ClassVar = _DEVICE | {"pasid": "number"}
 
     def perform(self, machine: Machine) -> Outcome:
@@ -407,7 +409,7 @@ class PageRequest(Step, frozen=True, tag="page_request"):
     """A device asks for a page; `perm` of the letters r, w, x and p (privileged); without `pasid` for its RID."""
 
     device: Name
-    pasid: PasidOrName | None = None
+    pasid: SentPasid | None = None
     address: Address = 0x1000_0000
     perm: Annotated[str, Meta(pattern="^[rwxp]*$")] = "r"
     last: bool = True

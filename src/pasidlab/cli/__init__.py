@@ -39,12 +39,13 @@ def main() -> None:
         print(f"pasidlab: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
+        # Typer and rich answer a closed pipe with status 1, which here means that expectations are not met.
+        if isinstance(end.__context__, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(PIPE_CLOSED)
         if end.code == INTERRUPTED:
             print("pasidlab: interrupted", file=sys.stderr)
         raise
     except (OSError, UnicodeEncodeError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(PIPE_CLOSED)
         print(f"pasidlab: cannot write the output: {error}", file=sys.stderr)
         sys.exit(2)

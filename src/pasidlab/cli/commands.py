@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -228,8 +228,8 @@ def decode(
         raise InputError(
             f"HEX: missing; {form} is {found.bits} bits of hexadecimal digits, or - to read standard input"
         )
-    if digits == ["-"]:
-        decoded = report.decode_lines(found, sys.stdin.buffer, as_bytes=as_bytes)
+    if "-" in digits:
+        decoded = report.decode_lines(found, _standard_input(digits), as_bytes=as_bytes)
     else:
         decoded = iter([(decode_bytes if as_bytes else decode_words)(found, " ".join(digits))])
     for number, one in enumerate(decoded):
@@ -239,6 +239,14 @@ def decode(
             if number:
                 print()
             report.print_decoded(one, _console())
+
+
+def _standard_input(digits: list[str]) -> IO[bytes]:
+    if digits != ["-"]:
+        raise InputError("HEX '-': stands alone, since it reads standard input")
+    if sys.stdin is None:
+        raise InputError("HEX '-': standard input is closed")
+    return sys.stdin.buffer
 
 
 File = Annotated[Path, typer.Argument(help="A scenario.", show_default=False)]
@@ -289,6 +297,8 @@ def walk(
 
     if access not in ("read", "write"):
         raise InputError(f"--access {access!r}: allowed: read, write")
+    if instruction and access == "write":
+        raise InputError("--instruction: an instruction fetch is a read; leave out --access write")
     ssid = None if pasid is None else _number("--pasid", pasid, 20)
     request = Request(0, ssid, _number("--address", address, 64), Operation(access), privileged, instruction)
     machine, title = _machine(file, scheme, at)
@@ -349,7 +359,8 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps(record))
+    """Print a record and its newline in one piece, so that Ctrl-C does not come between the two."""
+    print(f"{json.dumps(record)}\n", end="")
 
 
 def _fields(record: Any) -> dict[str, Any]:

@@ -39,15 +39,20 @@ def format_dicts() -> Iterator[dict[str, object]]:
 
 def decode_lines(form: WordFormat, stream: IO[bytes], *, as_bytes: bool) -> Iterator[Decoded]:
     """Decode each line of a stream; empty lines and those that begin with # are skipped."""
-    number = 0
+    number, found = 0, False
     while line := stream.readline(LONGEST_LINE):
         number += 1
-        place = f"line {number}"
+        place = f"standard input, line {number}"
         if len(line) == LONGEST_LINE:
             raise InputError(f"{place}: longer than {LONGEST_LINE} bytes; one entry a line")
         text = line.decode("ascii", errors="backslashreplace").strip()
         if text and not text.startswith("#"):
             yield (decode_bytes if as_bytes else decode_words)(form, text, place)
+            found = True
+    if not found:
+        raise InputError(
+            f"standard input: empty; {form.name} is {form.bits} bits of hexadecimal digits, one entry a line"
+        )
 
 
 def print_decoded(decoded: Decoded, console: Console) -> None:

@@ -451,3 +451,10 @@ class TestCommands:
 def test_a_machine_without_hardware_is_said_to_be_one(scenario_file: Callable[[str], Path], pasidlab: Command) -> None:
     done = pasidlab("dump", scenario_file('[[step]]\ndo = "show"\n'))
     assert done.out.splitlines()[1:] == ["└── this machine has neither IOMMU nor device"]
+
+
+def test_no_line_of_a_dump_is_broken_where_there_is_no_terminal(pasidlab: Command) -> None:
+    lines = pasidlab("dump", NARROW, "--scheme", "v2").out.splitlines()
+    page = next(line for line in lines if "4 times 4 KiB" in line)
+    assert page.endswith("user rwx, privileged rw-; the kernel's memory")
+    assert all(line == line.rstrip() for line in lines)

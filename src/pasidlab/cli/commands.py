@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pasidlab.machine import Machine
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
+_UNBROKEN = 1 << 16
+"""Columns in which no line of a tree is broken, so that it can be searched."""
 Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
 
 
@@ -273,7 +275,7 @@ def dump(
         for record in tree.records():
             _print_json(record)
     else:
-        _console().print(tree.tree())
+        _console(width=_UNBROKEN).print(tree.tree())
 
 
 def walk(
@@ -367,8 +369,9 @@ def _fields(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def _console(*, stderr: bool = False) -> Any:
+def _console(*, stderr: bool = False, width: int = 160) -> Any:
+    """Return where to print; `width` counts where there is no terminal."""
     from rich.console import Console
 
     console = Console(stderr=stderr, emoji=False)
-    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=160)
+    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=width)

@@ -143,8 +143,8 @@ class TestCommand:
         assert out.startswith(f"{form} {name}  ")
 
     def test_an_opcode_without_a_command_is_named_as_such(self, pasidlab: Command) -> None:
-        assert "smmuv3.cmd no command has the opcode 0xff" in pasidlab("decode", "smmuv3.cmd", "ff", "0").out
-        assert "smmuv3.event no event has the code 0x7f" in pasidlab("decode", "smmuv3.event", "7f,0,0,0").out
+        assert "smmuv3.cmd of unknown code" in pasidlab("decode", "smmuv3.cmd", "ff", "0").out
+        assert "smmuv3.event of unknown code" in pasidlab("decode", "smmuv3.event", "7f,0,0,0").out
 
     def test_json_is_one_object_an_entry(self, pasidlab: Command) -> None:
         record = json.loads(pasidlab("decode", "smmuv3.l1std", "0x8000000080008009", "--json").out)

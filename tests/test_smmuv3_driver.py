@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pasidlab.description import CpuSpec, MachineSpec, check
+from pasidlab.devices import Access, Work
 from pasidlab.drivers.arm_smmu_v3.cmdq import CMD_SYNC
 from pasidlab.drivers.arm_smmu_v3.entries import arm_smmu_make_abort_ste
 from pasidlab.errors import Errno, InputError
-from pasidlab.events import Event, PasidBlocked, PasidRemoved
+from pasidlab.events import Event, PageResponded, PasidBlocked, PasidRemoved
 from pasidlab.hw.smmuv3.commands import AtcInv, CfgiCd, TlbiNhAsid, TlbiNhVa
 from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.registers import Offset
@@ -834,3 +835,38 @@ def test_an_access_larger_than_a_page_of_the_smmu_is_translated_page_by_page(how
     second = m.read("nic0", 7, DATA + 4096, 2).work
     assert second is not None
     assert second.data == b"ab"
+
+
+@pytest.mark.parametrize(("httu", "ha", "hd"), [(0, False, False), (1, True, False), (2, True, True)])
+def test_7_3_lets_the_smmu_update_a_process_table_as_far_as_it_can(httu: int, ha: bool, hd: bool) -> None:
+    m = SmmuMachine(narrow(), smmu={"httu": httu}, kernel="v7.3")
+    assert m.bind("npu0", "a").result == "ok"
+    assert (m.cd(1, 1).ha, m.cd(1, 1).hd) == (ha, hd)
+
+
+def test_an_smmu_that_sets_access_flags_needs_no_page_request_for_an_old_page() -> None:
+    """A fork leaves the child's entries old: AF is 0, and each is writable only after it was copied."""
+    asked = {}
+    for httu in (0, 1):
+        m = SmmuMachine(narrow(), smmu={"httu": httu}, kernel="v7.3")
+        m.store("a", DATA, b"before")
+        m.fork("a", "child")
+        m.bind("npu0", "child", "h")
+        with m._listening(PageResponded) as answers:
+            read = m.dma("npu0", "h", Work(Access.READ, DATA, size=6))
+        assert read.work is not None
+        assert read.work.data == b"before"
+        asked[httu] = len(answers)
+    assert asked == {0: 1, 1: 0}
+
+
+def test_an_x86_machine_with_an_smmu_says_that_it_is_made_up() -> None:
+    m = SmmuMachine(narrow(), cpu=CpuSpec(arch="x86"))
+    assert "machine.x86-smmu" in [finding.rule.id for finding in m.kernel.findings]
+    assert "machine.x86-smmu" not in [finding.rule.id for finding in SmmuMachine(narrow()).kernel.findings]
+
+
+def test_a_device_that_may_stall_and_uses_ats_is_found_to_lose_accesses() -> None:
+    m = SmmuMachine(nic(can_stall=True), smmu={"ats": True})
+    found = [finding.rule.id for finding in m.kernel.findings]
+    assert found == ["arm-smmu-v3.ats-does-not-stall"]

@@ -16,7 +16,15 @@ from pasidlab.linux.kernel import Arch, Kernel
 from pasidlab.linux.profiles import profile
 from pasidlab.linux.structs import Device, IommuDevice, IommuGroup
 from pasidlab.linux.traps import Arm64Os, X86Os
+from pasidlab.rules import Rule
 from pasidlab.schemes import Scheme
+
+X86_SMMU = Rule(
+    "machine.x86-smmu",
+    "the scenario",
+    "an IOMMU of model arm-smmu-v3, and x86 CPUs",
+    "no x86 machine has an Arm SMMUv3: this one is made up, to see the same steps on real tables",
+)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -60,6 +68,8 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
         made = _make_mock(parts.mock, iommu) if mock else _make_smmu(parts.smmus, iommu)
         parts.iommus[iommu.name] = made
         parts.drivers[made] = parts.mock if mock else parts.smmus
+    if parts.smmus.instances and arch is Arch.X86:
+        kernel.found(X86_SMMU)
     streams = streams_of(spec)
     for device in spec.device:
         parts.endpoints[device.name] = _make_endpoint(parts, device, streams.get(device.name, ()))
@@ -76,6 +86,7 @@ def _make_smmu(driver: ArmSmmuDriver, spec: IommuSpec) -> IommuDevice:
         ats=bool(spec.ats),
         pri=bool(spec.pri),
         granules=GRANULES if spec.granule is None else frozenset({spec.granule.bit_length() - 1}),
+        httu=spec.httu or 0,
         coherent=spec.sva,
     )
     caches = spec.caches is not False

@@ -64,6 +64,7 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         stall: its faults can stall (else true).
         ats, pri: it has PCIe ATS, page requests (else false).
         granule: the only page size of its tables (else all three).
+        httu: it updates tables: 1 access flags, 2 dirty state too (else 0).
         caches: it keeps configuration and translations until they are invalidated (else true).
     """
 
@@ -81,10 +82,11 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ats: bool | None = None
     pri: bool | None = None
     granule: Literal[4096, 16384, 65536] | None = None
+    httu: Annotated[int, Meta(ge=0, le=2)] | None = None
     caches: bool | None = None
 
 
-SMMU_KEYS = ("ssid_bits", "sid_bits", "two_level", "stall", "ats", "pri", "granule", "caches")
+SMMU_KEYS = ("ssid_bits", "sid_bits", "two_level", "stall", "ats", "pri", "granule", "httu", "caches")
 """Keys that only an IOMMU of model arm-smmu-v3 has."""
 SMMU_DEVICE_KEYS = ("stream_id", "can_stall", "ats", "pasid_enabled", "default_domain")
 """Keys that only a device behind an arm-smmu-v3 has."""

@@ -21,7 +21,7 @@ from pasidlab.hw.smmuv3.records import Event, EventCode, PriRecord, event_of
 from pasidlab.hw.smmuv3.registers import REGISTERS
 from pasidlab.hw.smmuv3.structures import Cd, L1Cd, L1Std, Ste
 from pasidlab.rules import Rule
-from pasidlab.words import Word
+from pasidlab.words import Field, Word
 
 _WORD_DIGITS = 16
 _LONGEST_SHOWN = 40
@@ -36,7 +36,7 @@ class WordFormat:
         summary: what it is, in a few words.
         bits: its size.
         read: makes the word of its value; events and commands become what their code says.
-        named: the name that a word gives to itself: that of the event, of the command.
+        named: the name that a word gives to itself: that of the event, of the command; empty for an unknown code.
         judge: the rule by which hardware would refuse the word, if any; None where nothing can be refused.
         judged_by: the hardware that `judge` stands for, in words, and what it answers to a word that it refuses.
         fills: words that are left out at the end are zero.
@@ -78,7 +78,7 @@ class Decoded:
             "words": hex_words(self.word),
             "fields": [
                 {
-                    "name": shown.field.name,
+                    "name": field_name(shown.field),
                     "msb": shown.field.msb,
                     "lsb": shown.field.lsb,
                     "value": shown.value,
@@ -89,6 +89,7 @@ class Decoded:
             ],
             "reserved": hex(self.word.reserved),
             "legal": None if self.format.judge is None else self.refused is None,
+            "judged_for": self.format.judged_by[0] or None,
             "rule": None if self.refused is None else self.refused.id,
         }
 
@@ -121,12 +122,12 @@ def _cd_refused(word: Word) -> Rule | None:
 
 def _event_name(word: Word) -> str:
     code = word & 0xFF
-    return EventCode(code).name if code in set(EventCode) else f"no event has the code {code:#x}"
+    return EventCode(code).name if code in set(EventCode) else ""
 
 
 def _command_name(word: Word) -> str:
     code = word & 0xFF
-    return Opcode(code).name if code in set(Opcode) else f"no command has the opcode {code:#x}"
+    return Opcode(code).name if code in set(Opcode) else ""
 
 
 _LIST = (
@@ -242,10 +243,17 @@ def words_text(word: Word) -> str:
     return " ".join(words)
 
 
+def field_name(field: Field[Any]) -> str:
+    """Return the specification's name of a field, in lower case; Python's reserved words bear an underscore in code."""
+    return field.name.rstrip("_")
+
+
 def fields_text(word: Word) -> str:
     """Return the fields that are not zero in a line, and what is set without being a field."""
     parts = [
-        f"{shown.field.name} {shown.meaning or number_text(shown.value)}" for shown in word.values() if shown.value
+        f"{field_name(shown.field)} {shown.meaning or number_text(shown.value)}"
+        for shown in word.values()
+        if shown.value
     ]
     if word.reserved:
         parts.append(f"reserved bits {bits_text(word.reserved)}")
@@ -254,7 +262,7 @@ def fields_text(word: Word) -> str:
 
 def fields_dict(word: Word) -> dict[str, int | str]:
     """Return the fields that are not zero, each by its name, with the value's name where it has one."""
-    return {shown.field.name: shown.meaning or shown.value for shown in word.values() if shown.value}
+    return {field_name(shown.field): shown.meaning or shown.value for shown in word.values() if shown.value}
 
 
 def number_text(value: int) -> str:

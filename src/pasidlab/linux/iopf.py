@@ -84,7 +84,7 @@ FAULT_NO_HANDLER = Rule(
     "fault.no-handler",
     _REPORT,
     "no attach handle at the PASID, or its domain has no iopf_handler",
-    "nothing on {dev} handles faults of PASID {pasid}; the request is answered INVALID",
+    "nothing on {dev} handles faults {under}; the request is answered INVALID",
     Errno.EINVAL,
     source=WAS_RUN,
 )
@@ -191,7 +191,8 @@ def iommu_report_device_fault(dev: Device, fault: Fault) -> Refusal | None:
     handle = _find_fault_handler(dev, fault)
     if handle is None:
         _answer_bad(dev, fault)
-        return FAULT_NO_HANDLER.refuse(dev=dev.name, pasid=fault.pasid)
+        under = "without PASID" if fault.pasid is None else f"of PASID {fault.pasid}"
+        return FAULT_NO_HANDLER.refuse(dev=dev.name, under=under)
     param = dev.fault_param
     if param is None:
         dev.kernel.warn("iommu_report_device_fault", f"{dev.name} has no fault parameter")

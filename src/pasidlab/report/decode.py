@@ -17,6 +17,7 @@ from pasidlab.formats import (
     bits_text,
     decode_bytes,
     decode_words,
+    field_name,
     number_text,
     words_text,
 )
@@ -55,24 +56,51 @@ def decode_lines(form: WordFormat, stream: IO[bytes], *, as_bytes: bool) -> Iter
         )
 
 
+_COLUMNS = ("field", "bits", "value", "meaning", "of the field")
+_RIGHT = ("bits", "value")
+
+
 def print_decoded(decoded: Decoded, console: Console) -> None:
-    """Print a word: its name, its fields, what is reserved and set, and whether hardware would accept it."""
-    name = f"{decoded.format.name} {decoded.name}".rstrip()
+    """Print a word: its name, its fields, what is reserved and set, and whether hardware would accept it.
+
+    Where there is no terminal the table is laid out without rich, which takes a hundred times as long: a file of
+    entries may have thousands.
+    """
+    unknown = "of unknown code" if decoded.format.named else ""
+    name = f"{decoded.format.name} {decoded.name or unknown}".rstrip()
     console.print(f"[bold]{escape(name)}[/bold]  {words_text(decoded.word)}", highlight=False, soft_wrap=True)
-    console.print(_table(decoded))
+    if console.is_terminal:
+        console.print(_table(decoded))
+    else:
+        console.file.write("".join(f"{line}\n" for line in _plain_table(decoded)))
     for line in _verdict(decoded):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(decoded: Decoded) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("field", "bits", "value", "meaning", "of the field"):
-        table.add_column(column, justify="right" if column in ("bits", "value") else "left", overflow="fold")
+def _rows(decoded: Decoded) -> Iterator[tuple[str, ...]]:
     for shown in decoded.word.values():
         field = shown.field
-        row = field.name, field.bits_text, number_text(shown.value), shown.meaning, field.doc
+        yield field_name(field), field.bits_text, number_text(shown.value), shown.meaning, field.doc
+
+
+def _table(decoded: Decoded) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, justify="right" if column in _RIGHT else "left", overflow="fold")
+    for row, shown in zip(_rows(decoded), decoded.word.values(), strict=True):
         table.add_row(*map(escape, row), style=None if shown.value else "dim")
     return table
+
+
+def _plain_table(decoded: Decoded) -> Iterator[str]:
+    rows = list(_rows(decoded))
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    for row in (_COLUMNS, *rows):
+        cells = zip(_COLUMNS, row, widths, strict=True)
+        aligned = (cell.rjust(width) if name in _RIGHT else cell.ljust(width) for name, cell, width in cells)
+        yield " │ ".join(aligned).rstrip()
+        if row is _COLUMNS:
+            yield "━┿━".join("━" * width for width in widths)
 
 
 def _verdict(decoded: Decoded) -> Iterator[str]:

@@ -66,6 +66,14 @@ NO_FAULT_PATH = Rule(
     "{dev} has PASIDs and cannot wait for pages: SVA is allowed, and an access to a page that is not there is lost",
     source=WAS_READ,
 )
+ATS_DOES_NOT_STALL = Rule(
+    "arm-smmu-v3.ats-does-not-stall",
+    "IHI 0070 G.b, 3.12; arm_smmu_handle_ppr (drivers/iommu/arm/arm-smmu-v3)",
+    "master->ats_supported && master->stall_enabled",
+    "{dev} uses ATS, whose requests never stall, and the driver denies page requests: an access to a page that is not "
+    "there is lost, although firmware lets the device stall",
+    source=WAS_READ,
+)
 NO_SVA = Rule(
     "arm-smmu-v3.sva-lacking",
     "arm_smmu_sva_supported (drivers/iommu/arm/arm-smmu-v3)",
@@ -102,6 +110,8 @@ def _report_mismatches(master: ArmSmmuMaster, pasid_enabled: bool) -> None:
         smmu.kernel.found(NO_SVA, dev=dev.name, lacking=", ".join(lacking))
     elif not master.stall_enabled:
         smmu.kernel.found(NO_FAULT_PATH, dev=dev.name)
+    elif master.ats_supported:
+        smmu.kernel.found(ATS_DOES_NOT_STALL, dev=dev.name)
 
 
 def _cause_of_two_limits(master: ArmSmmuMaster, pasid_enabled: bool) -> str:

@@ -66,9 +66,9 @@ from pasidlab.hw.smmuv3.batch_walk import (
 )
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
-from pasidlab.hw.smmuv3.lookup import L1_BYTES, SPLITS, STE_BYTES
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import InstCfg, PrivCfg
+from pasidlab.hw.smmuv3.tables import stream_table_of
 from pasidlab.hw.smmuv3.translate import WHOLE
 from pasidlab.rules import Rule
 
@@ -274,19 +274,16 @@ _translate_each = _kernel(_built_from())
 
 def _setup(interface: Interface, features: Features) -> dict[str, int]:
     """Read the registers."""
-    config = interface.strtab_base_cfg
-    two_level = config.fmt == 1 and features.two_level_streams
-    split = config.split if config.split in SPLITS else SPLITS[0]
-    size = max(STE_BYTES, L1_BYTES << max(config.log2size - split, 0)) if two_level else STE_BYTES << config.log2size
+    table = stream_table_of(interface.strtab_base, interface.strtab_base_cfg, features.sid_bits)
     registers = {
         "smmuen": bool(interface.smmuen),
         "gbpa_abort": bool(interface.gbpa.abort),
         "recinvsid": bool(interface.cr2.recinvsid),
         "e2h": bool(interface.cr2.e2h),
-        "strtab_base": interface.strtab_base.addr & -size,
-        "log2size": min(config.log2size, features.sid_bits),
-        "fmt": int(two_level),
-        "split": split,
+        "strtab_base": table.base,
+        "log2size": table.log2size,
+        "fmt": int(bool(table.split)),
+        "split": table.split,
     }
     rest = {name: getattr(features, name) for name in Setup.__annotations__ if name not in registers}
     return registers | rest | {"stall_model": int(features.stall_model)}

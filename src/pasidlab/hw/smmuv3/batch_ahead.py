@@ -11,7 +11,7 @@ from __future__ import annotations
 from pasidlab.hw.smmuv3 import batch_tables as tables
 from pasidlab.hw.smmuv3.batch_config import CD, STE, cd_table_split
 from pasidlab.hw.smmuv3.batch_records import ENTRY_WORDS, Requests, Smmu, Store, compiled, field, word_index
-from pasidlab.hw.smmuv3.lookup import CD_BYTES, L1_BYTES
+from pasidlab.hw.smmuv3.tables import CD_BYTES, L1_BYTES
 from pasidlab.memory import PAGE_SIZE
 
 CACHED_WORDS = 1 << 22

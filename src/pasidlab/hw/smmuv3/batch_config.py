@@ -23,8 +23,8 @@ from pasidlab.hw.smmuv3.batch_records import (
 from pasidlab.hw.smmuv3.batch_tables import EVENT, RULE, places
 from pasidlab.hw.smmuv3.batch_walk import CLASS_CD, READ_TABLE, Found, ended, reached, through
 from pasidlab.hw.smmuv3.features import StallModel
-from pasidlab.hw.smmuv3.lookup import CD_BYTES, L1_BYTES, LARGEST_SPAN, LEAF_SPLIT, STE_BYTES
 from pasidlab.hw.smmuv3.structures import OAS_BITS, Cd, Config, Eats, L1Cd, L1Std, S1Dss, S1Fmt, Ste, Strw
+from pasidlab.hw.smmuv3.tables import CD_BYTES, L1_BYTES, LARGEST_SPAN, LEAF_SPLIT, STE_BYTES
 
 STE, CD = places(Ste), places(Cd, first=ENTRY_WORDS)
 """Fields of the STE and the CD of one translation, which are kept one after the other."""

@@ -18,7 +18,6 @@ from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
 from pasidlab.hw.smmuv3.commands import command_of
 from pasidlab.hw.smmuv3.contexts import stage1_of
 from pasidlab.hw.smmuv3.legality import is_el2
-from pasidlab.hw.smmuv3.lookup import CD_BYTES, L1_BYTES, LARGEST_SPAN, LEAF_SPLIT, SPLITS, STE_BYTES
 from pasidlab.hw.smmuv3.queues import COMMAND_BYTES, EVENT_BYTES, PRI_BYTES, Queue
 from pasidlab.hw.smmuv3.records import PriRecord, event_of
 from pasidlab.hw.smmuv3.registers import (
@@ -29,22 +28,22 @@ from pasidlab.hw.smmuv3.registers import (
     Offset,
     StrtabBase,
     StrtabBaseCfg,
-    StrtabFmt,
 )
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
+from pasidlab.hw.smmuv3.tables import (
+    CD_BYTES,
+    L1_BYTES,
+    STE_BYTES,
+    StreamTable,
+    cd_table_of,
+    level2_stes,
+    stream_table_of,
+)
 from pasidlab.memory import PAGE_SHIFT, PAGE_SIZE, Memory
 from pasidlab.words import Word
 
 _ALL_ONES = (1 << 64) - 1
-
-
-class StreamTable(NamedTuple):
-    """Where the stream table lies; `log2size` StreamID bits, of which level 2 has `split`, 0 for a linear table."""
-
-    base: int
-    log2size: int
-    split: int
 
 
 class StreamEntry(NamedTuple):
@@ -111,13 +110,8 @@ def register(smmu: Smmuv3, offset: Offset) -> Word:
 def stream_table(smmu: Smmuv3) -> StreamTable:
     """Return where the registers say that the stream table lies, aligned as hardware does."""
     config = StrtabBaseCfg(register(smmu, Offset.STRTAB_BASE_CFG))
-    base = StrtabBase(register(smmu, Offset.STRTAB_BASE)).addr
-    log2size = min(config.log2size, Idr1(register(smmu, Offset.IDR1)).sidsize)
-    if config.fmt is not StrtabFmt.TWO_LEVEL:
-        return StreamTable(base & -(STE_BYTES << config.log2size), log2size, 0)
-    split = config.split if config.split in SPLITS else SPLITS[0]
-    size = L1_BYTES << max(config.log2size - split, 0)
-    return StreamTable(base & -max(STE_BYTES, size), log2size, split)
+    base = StrtabBase(register(smmu, Offset.STRTAB_BASE))
+    return stream_table_of(base, config, Idr1(register(smmu, Offset.IDR1)).sidsize)
 
 
 def level1_descriptors(smmu: Smmuv3) -> Iterator[tuple[int, int, L1Std]]:
@@ -128,7 +122,7 @@ def level1_descriptors(smmu: Smmuv3) -> Iterator[tuple[int, int, L1Std]]:
     count = 1 << max(table.log2size - table.split, 0)
     for index, address in _stored(smmu.memory, table.base, count, L1_BYTES):
         descriptor = L1Std(smmu.memory.load64(address) or 0)
-        if 0 < descriptor.span <= min(LARGEST_SPAN, table.split + 1):
+        if table.spans(descriptor):
             yield index << table.split, address, descriptor
 
 
@@ -138,8 +132,7 @@ def stream_entries(smmu: Smmuv3) -> Iterator[StreamEntry]:
     if not table.split:
         yield from _stes(smmu.memory, 0, table.base, 1 << table.log2size)
     for sid, _, descriptor in level1_descriptors(smmu):
-        count = 1 << descriptor.span - 1
-        yield from _stes(smmu.memory, sid, descriptor.l2ptr & -(STE_BYTES * count), count)
+        yield from _stes(smmu.memory, sid, *level2_stes(descriptor))
 
 
 def _stes(memory: Memory, sid: int, base: int, count: int) -> Iterator[StreamEntry]:
@@ -171,19 +164,18 @@ def has_contexts(ste: Ste) -> bool:
 
 def context_entries(smmu: Smmuv3, ste: Ste) -> Iterator[ContextEntry]:
     """Yield every CD of an STE with stage 1 in pages that were stored to, in the order of SubstreamIDs."""
-    substream_bits = ste.s1cdmax if Idr1(register(smmu, Offset.IDR1)).ssidsize else 0
-    split = LEAF_SPLIT.get(ste.s1fmt) if substream_bits else None
-    if split is None:
-        base = ste.s1contextptr & -(CD_BYTES << substream_bits)
-        yield from _cds(smmu.memory, 0, base, 1 << substream_bits)
+    if not Idr1(register(smmu, Offset.IDR1)).ssidsize:
+        ste = ste.replace(s1cdmax=0)
+    table = cd_table_of(ste)
+    if not table.split:
+        yield from _cds(smmu.memory, 0, table.base, 1 << table.bits)
         return
-    count = 1 << max(substream_bits - split, 0)
-    base = ste.s1contextptr & -max(CD_BYTES, L1_BYTES * count)
-    for index, address in _stored(smmu.memory, base, count, L1_BYTES):
+    count = 1 << max(table.bits - table.split, 0)
+    for index, address in _stored(smmu.memory, table.base, count, L1_BYTES):
         descriptor = L1Cd(smmu.memory.load64(address) or 0)
         if descriptor.v:
-            leaf = descriptor.l2ptr & -(CD_BYTES << split)
-            yield from _cds(smmu.memory, index << split, leaf, 1 << min(split, substream_bits))
+            leaf = table.leaf(descriptor)
+            yield from _cds(smmu.memory, index << table.split, leaf, 1 << min(table.split, table.bits))
 
 
 def _cds(memory: Memory, ssid: int, base: int, count: int) -> Iterator[ContextEntry]:

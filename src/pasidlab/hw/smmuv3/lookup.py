@@ -33,20 +33,13 @@ from pasidlab.hw.smmuv3.records import (
     FSteFetch,
     FStreamDisabled,
 )
-from pasidlab.hw.smmuv3.structures import L1Cd, L1Std, S1Dss, S1Fmt, Ste
+from pasidlab.hw.smmuv3.structures import L1Cd, L1Std, S1Dss, Ste
+from pasidlab.hw.smmuv3.tables import CD_BYTES, STE_BYTES, StreamTable, cd_table_of, level2_stes, stream_table_of
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 
 _SPEC = "IHI 0070 G.b"
-STE_BYTES = CD_BYTES = 64
-L1_BYTES = 8
-LARGEST_SPAN = 11
-SPLITS = (6, 8, 10)
-"""Values of STRTAB_BASE_CFG.SPLIT; any other acts as the first."""
-LEAF_SPLIT = {S1Fmt.LEAF_4K: 6, S1Fmt.LEAF_64K: 10}
-"""SubstreamID bits that index a leaf of a two-level CD table."""
-
 SID_RANGE = Rule(
     "smmu.sid-range",
     f"{_SPEC}, 3.3.1",
@@ -204,34 +197,35 @@ class Lookup:
         return stream
 
     def _ste_address(self, sid: int, touches: list[Touch]) -> int | BadConfig:
-        config = self._interface.strtab_base_cfg
-        log2size = min(config.log2size, self._features.sid_bits)
-        if sid >> log2size:
+        interface = self._interface
+        table = stream_table_of(interface.strtab_base, interface.strtab_base_cfg, self._features.sid_bits)
+        if sid >> table.log2size:
             return BadConfig(SID_RANGE, CBadStreamid)
-        base = self._interface.strtab_base.addr
-        if not (config.fmt == 1 and self._features.two_level_streams):
-            return (base & -(STE_BYTES << config.log2size)) + sid * STE_BYTES
-        split = config.split if config.split in SPLITS else SPLITS[0]
-        base &= -max(STE_BYTES, L1_BYTES << max(config.log2size - split, 0))
-        return self._ste_address_level_2(sid, base + (sid >> split) * L1_BYTES, split, touches)
+        if not table.split:
+            return table.base + sid * STE_BYTES
+        descriptor = self._l1std(table, sid, touches)
+        if isinstance(descriptor, BadConfig):
+            return descriptor
+        first, count = level2_stes(descriptor)
+        index = sid & ((1 << table.split) - 1)
+        return first + index * STE_BYTES if index < count else BadConfig(L1STD_SPAN, CBadStreamid)
 
-    def _ste_address_level_2(self, sid: int, place: int, split: int, touches: list[Touch]) -> int | BadConfig:
-        l1std = self._l1stds.get(place)
-        if l1std is None:
-            raw = self._fetch64(place)
-            if raw is None:
-                touches.append(Touch(place, None, L1STD_ABORT, 0, 1))
-                return BadConfig(L1STD_ABORT, FSteFetch, place)
-            l1std = L1Std(raw)
-            spans = 0 < l1std.span <= min(LARGEST_SPAN, split + 1)
-            touches.append(Touch(place, raw, L1STD_READ if spans else L1STD_SPAN, 0, 1))
-            if not spans:
-                return BadConfig(L1STD_SPAN, CBadStreamid)
-            self._l1stds.put(place, l1std)
-        span, index = l1std.span, sid & ((1 << split) - 1)
-        if index >> (span - 1):
+    def _l1std(self, table: StreamTable, sid: int, touches: list[Touch]) -> L1Std | BadConfig:
+        place = table.level1(sid)
+        known = self._l1stds.get(place)
+        if known is not None:
+            return known
+        raw = self._fetch64(place)
+        if raw is None:
+            touches.append(Touch(place, None, L1STD_ABORT, 0, 1))
+            return BadConfig(L1STD_ABORT, FSteFetch, place)
+        descriptor = L1Std(raw)
+        spans = table.spans(descriptor)
+        touches.append(Touch(place, raw, L1STD_READ if spans else L1STD_SPAN, 0, 1))
+        if not spans:
             return BadConfig(L1STD_SPAN, CBadStreamid)
-        return (l1std.l2ptr & -(STE_BYTES << (span - 1))) + index * STE_BYTES
+        self._l1stds.put(place, descriptor)
+        return descriptor
 
     # --- the CD table ------------------------------------------------------------------------------------------
 
@@ -268,23 +262,22 @@ class Lookup:
 
     def _cd_address(self, sid: int, stream: Stream, index: int, touches: list[Touch]) -> int | BadConfig:
         """Return the address of a CD, an IPA where stage 2 translates."""
-        ste = stream.ste
-        split = LEAF_SPLIT.get(ste.s1fmt) if ste.s1cdmax else None
-        if split is None:
-            return (ste.s1contextptr & -(CD_BYTES << ste.s1cdmax)) + index * CD_BYTES
-        l1cd = self._l1cds.get((sid, index >> split))
+        table = cd_table_of(stream.ste)
+        if not table.split:
+            return table.base + index * CD_BYTES
+        key = sid, index >> table.split
+        l1cd = self._l1cds.get(key)
         if l1cd is None:
-            base = ste.s1contextptr & -max(CD_BYTES, L1_BYTES << max(ste.s1cdmax - split, 0))
-            read = self._read_l1cd(stream, base + (index >> split) * L1_BYTES, touches)
+            read = self._read_l1cd(stream, table.level1(index), touches)
             if isinstance(read, BadConfig):
                 return read
             l1cd = read
-            self._l1cds.put((sid, index >> split), l1cd)
+            self._l1cds.put(key, l1cd)
         if not l1cd.v:
             return BadConfig(L1CD_INVALID, CBadSubstreamid)
         if l1cd.l2ptr >> self._features.oas_bits:
             return BadConfig(L1CD_RANGE, CBadSubstreamid)
-        return (l1cd.l2ptr & -(CD_BYTES << split)) + (index & ((1 << split) - 1)) * CD_BYTES
+        return table.leaf(l1cd) + (index & ((1 << table.split) - 1)) * CD_BYTES
 
     def _read_l1cd(self, stream: Stream, place: int, touches: list[Touch]) -> L1Cd | BadConfig:
         through = self._through_stage2(stream, place, touches)

@@ -255,3 +255,38 @@ def test_help_imports_neither_numpy_nor_the_model() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_model_puts_an_smmu_in_the_place_of_every_mock(pasidlab: Command) -> None:
+    mock, smmu = (
+        [json.loads(line) for line in pasidlab("run", NARROW, "--model", model, "--json").out.splitlines()]
+        for model in ("mock", "arm-smmu-v3")
+    )
+    assert [(one.get("result"), one.get("pasid")) for one in mock] == [(o.get("result"), o.get("pasid")) for o in smmu]
+    walked = pasidlab(
+        "walk",
+        NARROW,
+        "--model",
+        "arm-smmu-v3",
+        "--scheme",
+        "v2",
+        "--device",
+        "npu0",
+        "--pasid",
+        "1",
+        "--address",
+        "0x10000000",
+    )
+    assert "F_TRANSLATION" in walked.out
+    refused = pasidlab("walk", NARROW, "--device", "npu0", "--address", "0")
+    assert refused.status == 2
+
+
+def test_model_leaves_out_what_a_mock_has_no_key_for(pasidlab: Command) -> None:
+    done = pasidlab("run", "scenarios/narrow_smmu.toml", "--model", "mock")
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_model_that_there_is_not_is_named(pasidlab: Command) -> None:
+    done = pasidlab("run", NARROW, "--model", "vtd")
+    assert (done.status, done.err) == (2, f"pasidlab: {NARROW}: model 'vtd': no such model; known: mock, arm-smmu-v3\n")

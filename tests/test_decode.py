@@ -9,6 +9,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pasidlab.errors import InputError
 from pasidlab.formats import FORMATS, bits_text, decode, decode_bytes, decode_words, fields_text, find_format
@@ -17,6 +18,7 @@ from pasidlab.hw.smmuv3.commands import Resume, Sync
 from pasidlab.hw.smmuv3.records import FPermission
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Std, S1Fmt, Ste
+from pasidlab.report.decode import print_decoded
 
 from .conftest import Command
 
@@ -236,3 +238,16 @@ class TestCommand:
     def test_an_unknown_format_raises_for_programs_too(self) -> None:
         with pytest.raises(InputError, match="no such format"):
             find_format("")
+
+
+def test_a_terminal_gets_the_same_fields_as_a_file() -> None:
+    shown = io.StringIO()
+    print_decoded(
+        decode_words(find_format("smmuv3.cd"), "0x80000000"), Console(file=shown, force_terminal=True, width=120)
+    )
+    plain = io.StringIO()
+    print_decoded(decode_words(find_format("smmuv3.cd"), "0x80000000"), Console(file=plain, width=120))
+    cells = [[cell.strip() for cell in line.split("│")][:4] for line in plain.getvalue().splitlines() if "│" in line]
+    for name, bits, value, _ in cells:
+        assert any(name in line and bits in line and value in line for line in shown.getvalue().splitlines())
+    assert len(cells) > 40

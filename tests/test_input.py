@@ -9,6 +9,7 @@ import pytest
 
 from pasidlab.decode import MAX_BYTES
 from pasidlab.errors import InputError
+from pasidlab.runner import machine_at
 from pasidlab.scenario import Scenario
 
 MACHINE = """
@@ -233,3 +234,13 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path, make, reason: str) -> N
     make(path)
     with pytest.raises(InputError, match=f"x.toml: cannot be read: {reason}"):
         Scenario.load(path)
+
+
+@pytest.mark.parametrize("size", ["4K", 4096, "16K", 16384, "64K", 65536])
+def test_a_page_size_is_given_in_bytes_or_as_kernels_call_it(size: str | int, tmp_path: Path) -> None:
+    written = f'"{size}"' if isinstance(size, str) else size
+    path = tmp_path / "sizes.toml"
+    path.write_text(f'[cpu]\narch = "arm64"\npage_size = {written}\n{SMMU}granule = {written}\n{SHOW}')
+    scenario = Scenario.load(path)
+    machine = machine_at(scenario)
+    assert machine.kernel.page_size == {"4K": 4096, "16K": 16384, "64K": 65536}.get(str(size), size)

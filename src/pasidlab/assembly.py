@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pasidlab.description import SID_BITS, DeviceSpec, IommuSpec, MachineSpec, operating_system, streams_of
+from pasidlab.description import PAGE_SHIFTS, SID_BITS, DeviceSpec, IommuSpec, MachineSpec, operating_system, streams_of
 from pasidlab.devices import Endpoint, Idxd, Narrow, PcieEndpoint
 from pasidlab.devices.endpoint import PORTALS
 from pasidlab.drivers.arm_smmu_v3.driver import ArmSmmuDriver, DeviceTraits
@@ -59,7 +59,7 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     os = operating_system(spec)
     switched = profile(spec.kernel).with_switches(dict(spec.switches))
     arch = Arch.X86 if isinstance(os, X86Os) else Arch.ARM64
-    kernel = Kernel(scheme, switched, arch, page_shift=spec.cpu.page_size.bit_length() - 1)
+    kernel = Kernel(scheme, switched, arch, page_shift=PAGE_SHIFTS[spec.cpu.page_size])
     kernel.enqcmd_like = os.enqcmd_like
     kernel.force_tagged_sva = spec.cpu.force_tagged_sva
     parts = Assembly(kernel, os, MockDriver(kernel), ArmSmmuDriver(kernel))
@@ -78,14 +78,14 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
 
 def _make_smmu(driver: ArmSmmuDriver, spec: IommuSpec) -> IommuDevice:
     features = Features(
-        ssid_bits=spec.pasid_bits if spec.ssid_bits is None else spec.ssid_bits,
+        ssid_bits=spec.substream_bits,
         sid_bits=SID_BITS if spec.sid_bits is None else spec.sid_bits,
         two_level_streams=spec.two_level is not False,
         two_level_cds=spec.two_level is not False,
         stall_model=StallModel.TERMINATE_ONLY if spec.stall is False else StallModel.STALL_AND_TERMINATE,
         ats=bool(spec.ats),
         pri=bool(spec.pri),
-        granules=GRANULES if spec.granule is None else frozenset({spec.granule.bit_length() - 1}),
+        granules=GRANULES if spec.granule is None else frozenset({PAGE_SHIFTS[spec.granule]}),
         httu=spec.httu or 0,
         coherent=spec.sva,
     )

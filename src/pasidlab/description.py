@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from pasidlab.devices import SubmitBy
 from pasidlab.drivers.traits import Mode
@@ -26,6 +26,9 @@ KERNEL, NOBODY = "kernel", "nobody"
 RESERVED_NAMES = (KERNEL, NOBODY)
 """What `expect_work` calls memory that is no process's."""
 StreamId = Annotated[int, Meta(ge=0, lt=1 << 24)]
+PageSize = Literal[4096, 16384, 65536, "4K", "16K", "64K"]
+PAGE_SHIFTS: dict[int | str, int] = {4096: 12, 16384: 14, 65536: 16, "4K": 12, "16K": 14, "64K": 16}
+"""log2 of each page size, in bytes or as kernels call it."""
 PasidBits = Annotated[int, Meta(ge=0, le=20)]
 
 
@@ -47,7 +50,7 @@ class CpuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ls64: Annotated[int, Meta(ge=0, le=3)] = 1
     accdata: Literal["off", "switched"] = "off"
     st64bv: Literal["trapped", "enabled", "emulated"] = "trapped"
-    page_size: Literal[4096, 16384, 65536] = 4096
+    page_size: PageSize = 4096
     force_tagged_sva: bool = False
 
 
@@ -81,9 +84,14 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     stall: bool | None = None
     ats: bool | None = None
     pri: bool | None = None
-    granule: Literal[4096, 16384, 65536] | None = None
+    granule: PageSize | None = None
     httu: Annotated[int, Meta(ge=0, le=2)] | None = None
     caches: bool | None = None
+
+    @property
+    def substream_bits(self) -> int:
+        """The width of its numbers, by whichever key it is given."""
+        return self.pasid_bits if self.ssid_bits is None else self.ssid_bits
 
 
 SMMU_KEYS = ("ssid_bits", "sid_bits", "two_level", "stall", "ats", "pri", "granule", "httu", "caches")
@@ -174,6 +182,27 @@ def operating_system(spec: MachineSpec) -> X86Os | Arm64Os:
     return Arm64Os(enabled, accdata=cpu.accdata == "switched", emulate_st64bv=cpu.st64bv == "emulated")
 
 
+M = TypeVar("M", bound=MachineSpec)
+MODELS = ("mock", "arm-smmu-v3")
+
+
+def on_model(spec: M, model: str) -> M:
+    """Return the machine with every IOMMU of one model, what the other model has no key for left out.
+
+    Raises InputError for a model that there is not; whether each IOMMU can be of it is found by `check()`.
+    """
+    if model not in MODELS:
+        raise InputError(f"model {model!r}: no such model; known: {', '.join(MODELS)}")
+    if model == "arm-smmu-v3":
+        return structs.replace(spec, iommu=[structs.replace(iommu, model=model) for iommu in spec.iommu])
+    iommus = [
+        structs.replace(iommu, model=model, pasid_bits=iommu.substream_bits, **dict.fromkeys(SMMU_KEYS))
+        for iommu in spec.iommu
+    ]
+    devices = [structs.replace(device, **dict.fromkeys(SMMU_DEVICE_KEYS)) for device in spec.device]
+    return structs.replace(spec, iommu=iommus, device=devices)
+
+
 def check(spec: MachineSpec) -> None:
     """Raise InputError for a name that is used twice, that names nothing, and for what no machine has."""
     for key in ("iommu", "device", "process"):
@@ -181,8 +210,8 @@ def check(spec: MachineSpec) -> None:
     for index, process in enumerate(spec.process):
         if process.name in RESERVED_NAMES:
             raise InputError(f"process[{index}].name = {process.name!r}: stands for something else in expectations")
-    if spec.cpu.page_size != PAGE_SIZE and isinstance(operating_system(spec), X86Os):
-        raise InputError(f"cpu.page_size = {spec.cpu.page_size}: pages of an x86 kernel have {PAGE_SIZE} bytes")
+    if 1 << PAGE_SHIFTS[spec.cpu.page_size] != PAGE_SIZE and isinstance(operating_system(spec), X86Os):
+        raise InputError(f"cpu.page_size = {spec.cpu.page_size!r}: pages of an x86 kernel have {PAGE_SIZE} bytes")
     for index, iommu in enumerate(spec.iommu):
         _check_iommu(index, iommu)
     for index in range(len(spec.device)):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pasidlab.decode import convert
-from pasidlab.description import NOBODY
+from pasidlab.description import NOBODY, on_model
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
@@ -110,13 +110,14 @@ def run(
     schemes: str | Iterable[type[Scheme]] | None = None,
     *,
     kernel: str | None = None,
+    model: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> list[Report]:
     """Run a scenario, or the file of one, under each scheme; the order is that of `schemes`.
 
     `schemes` is a name, a comma-separated list, "all", FILE.py:CLASS, or classes; None is the scenario's own.
-    `kernel` and `options` override the scenario's. Raises InputError for bad input, and for a user's scheme
-    that raises.
+    `kernel` and `options` override the scenario's, and `model` that of each of its IOMMUs. Raises InputError for bad
+    input, and for a user's scheme that raises.
     """
     if not isinstance(scenario, Scenario):
         scenario = Scenario.load(scenario)
@@ -126,6 +127,8 @@ def run(
     if kernel is not None:
         profile(kernel)
         scenario = msgspec.structs.replace(scenario, kernel=kernel)
+    if model is not None:
+        scenario = on_model(scenario, model)
     if options:
         changed = convert(msgspec.structs.asdict(scenario.options) | options, Options)
         scenario = msgspec.structs.replace(scenario, options=changed)
@@ -133,10 +136,13 @@ def run(
     return [_run_one(scenario, scheme) for scheme in classes]
 
 
-def machine_at(scenario: Scenario, scheme: str = "mainline", steps: int | None = None) -> Machine:
+def machine_at(
+    scenario: Scenario, scheme: str = "mainline", steps: int | None = None, *, model: str | None = None
+) -> Machine:
     """Return the machine of a scenario as it is under one scheme after its first `steps` steps, None for all.
 
-    Raises InputError for a scheme that there is not, and for a step that the scenario does not have.
+    `model` overrides that of each of its IOMMUs. Raises InputError for a scheme that there is not, and for a step that
+    the scenario does not have.
     """
     classes = find_schemes(scheme)
     if len(classes) != 1:
@@ -144,6 +150,8 @@ def machine_at(scenario: Scenario, scheme: str = "mainline", steps: int | None =
     last = len(scenario.step)
     if steps is not None and not 0 <= steps <= last:
         raise InputError(f"step {steps}: no such step; allowed: 0 (before the first) to {last}")
+    if model is not None:
+        scenario = on_model(scenario, model)
     with _blamed(classes[0]):
         machine = Machine(scenario, classes[0](scenario.options))
         for step in scenario.step[:steps]:

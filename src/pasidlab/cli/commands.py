@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")]
 _UNBROKEN = 1 << 16
 """Columns in which no line of a tree is broken, so that it can be searched."""
+Model = Annotated[
+    str | None, typer.Option(help="mock or arm-smmu-v3, for every IOMMU; else what the scenario says of each.")
+]
 Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
 
 
@@ -47,6 +50,7 @@ def run(
         str | None, typer.Option(help="NAME, a comma-separated list, all, or FILE.py:CLASS; else the scenario's own.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="Kernel profile, e.g. v7.3; else the scenario's own.")] = None,
+    model: Model = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="KEY=VALUE, an option of the schemes, e.g. guard=none.")
     ] = None,
@@ -64,7 +68,7 @@ def run(
     met = True
     for number, (path, scenario) in enumerate(zip(files, scenarios, strict=True)):
         try:
-            reports = run_scenario(scenario, scheme, kernel=kernel, options=options)
+            reports = run_scenario(scenario, scheme, kernel=kernel, model=model, options=options)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         met = met and all(report.met for report in reports)
@@ -260,6 +264,7 @@ def dump(
     file: File,
     at: At = None,
     scheme: OneScheme = "mainline",
+    model: Model = None,
     device: Annotated[str | None, typer.Option(help="Only what is about this device.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -269,7 +274,7 @@ def dump(
     """
     from pasidlab.report.dump import dump as dump_machine
 
-    machine, title = _machine(file, scheme, at)
+    machine, title = _machine(file, scheme, at, model)
     tree = dump_machine(machine, title, device)
     if as_json:
         for record in tree.records():
@@ -288,6 +293,7 @@ def walk(
     instruction: Annotated[bool, typer.Option("--instruction", help="The read is an instruction fetch.")] = False,
     at: At = None,
     scheme: OneScheme = "mainline",
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Walk for one access of a device behind an SMMU: each memory access with its value and rule, and how it ends.
@@ -303,7 +309,7 @@ def walk(
         raise InputError("--instruction: an instruction fetch is a read; leave out --access write")
     ssid = None if pasid is None else _number("--pasid", pasid, 20)
     request = Request(0, ssid, _number("--address", address, 64), Operation(access), privileged, instruction)
-    machine, title = _machine(file, scheme, at)
+    machine, title = _machine(file, scheme, at, model)
     found = walk_machine(machine, device, request)
     if as_json:
         for record in found.as_dicts():
@@ -313,7 +319,7 @@ def walk(
         found.print(f"{who}: {access} at {request.address:#x}  ({title})", _console())
 
 
-def _machine(file: Path, scheme: str, at: int | None) -> tuple[Machine, str]:
+def _machine(file: Path, scheme: str, at: int | None, model: str | None) -> tuple[Machine, str]:
     """Run a scenario up to a step; returns the machine, and when that is, in words."""
     from pasidlab.runner import machine_at
     from pasidlab.scenario import Scenario
@@ -323,7 +329,7 @@ def _machine(file: Path, scheme: str, at: int | None) -> tuple[Machine, str]:
     if at is not None and not 0 <= at <= last:
         raise InputError(f"--at {at}: {file} has {last} steps; allowed: 0 (before the first) to {last}")
     try:
-        machine = machine_at(scenario, scheme, at)
+        machine = machine_at(scenario, scheme, at, model=model)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     done = last if at is None else at

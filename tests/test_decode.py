@@ -42,10 +42,15 @@ class TestFormats:
         form = FORMATS[name]
         raw = data.draw(st.integers(0, (1 << form.bits) - 1))
         record = decode(form, raw).as_dict()
-        shifted = {field.name: field.shift for field in form.read(raw).FIELDS.values()}
-        fields = sum(field["value"] >> shifted[field["name"]] << field["lsb"] for field in record["fields"])
+        shifts = {field.lsb: field.shift for field in form.read(raw).FIELDS.values()}
+        fields = sum(field["value"] >> shifts[field["lsb"]] << field["lsb"] for field in record["fields"])
         assert fields + int(record["reserved"], 16) == raw
         assert json.loads(json.dumps(record)) == record
+
+    def test_a_field_bears_the_name_of_the_specification_where_python_reserves_it(self) -> None:
+        names = {field["name"] for field in decode(FORMATS["smmuv3.event"], 0x10).as_dict()["fields"]}
+        assert "class" in names
+        assert not any(name.endswith("_") for name in names)
 
     @pytest.mark.parametrize("name", ["vmsa.pte", "vmsa.table", "vmsa.stage2"])
     def test_every_field_of_a_descriptor_says_what_it_is_for(self, name: str) -> None:

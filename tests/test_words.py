@@ -268,3 +268,11 @@ def test_every_raw_value_survives_all_round_trips(raw):
     assert Wider.unpack(word.pack()) == raw
     assert pickle.loads(pickle.dumps(word)) == word
     assert Wider(word.reserved, **{name: getattr(word, name) for name in Wider.FIELDS}) == raw
+
+
+def test_an_address_may_lie_below_its_own_bits() -> None:
+    class Compressed(Word, size=32):
+        page = address(23, 4, low=12)
+
+    assert Compressed(page=0x1234_5000) == 0x12_3450
+    assert Compressed(page=0x1234_5000).page == 0x1234_5000

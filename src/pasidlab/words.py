@@ -81,16 +81,18 @@ class Field(Generic[T]):
         raise AttributeError("a Word does not change; use replace()")
 
     def getter(self) -> property:
-        """Return the property that reads the field, made once per class for speed."""
-        lsb, mask, shift = self.lsb, (1 << self.width) - 1, self.shift
+        """Return the property that reads the field, made once per class for speed: masked first, then moved down."""
+        mask, down = self.mask, self.lsb - self.shift
         if self.kind is bool:
-            return property(lambda word: bool(word >> lsb & 1), doc=self.doc)
+            return property(lambda word: word & mask != 0, doc=self.doc)
         if issubclass(self.kind, IntEnum):
-            members = tuple(self.kind(value) for value in range(mask + 1))
-            return property(lambda word: members[word >> lsb & mask], doc=self.doc)
-        if shift:
-            return property(lambda word: (word >> lsb & mask) << shift, doc=self.doc)
-        return property(lambda word: word >> lsb & mask, doc=self.doc)
+            members = tuple(self.kind(value) for value in range(1 << self.width))
+            return property(lambda word: members[(word & mask) >> down], doc=self.doc)
+        if not down:
+            return property(lambda word: word & mask, doc=self.doc)
+        if down < 0:
+            return property(lambda word: (word & mask) << -down, doc=self.doc)
+        return property(lambda word: (word & mask) >> down, doc=self.doc)
 
     def encode(self, value: int, place: str) -> int:
         """Return the bits of a value, in place; ValueError says why it does not fit at `place`."""

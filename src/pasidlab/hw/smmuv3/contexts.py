@@ -18,6 +18,7 @@ from pasidlab.hw.smmuv3.caches import Cache
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.legality import cd_fault, is_el2, ste_fault
 from pasidlab.hw.smmuv3.structures import OAS_BITS, TG0_SHIFT, TG1_SHIFT, Cd, Config, Ste
+from pasidlab.hw.smmuv3.tables import CdTable, cd_table_of
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.rules import Rule
 
@@ -30,13 +31,14 @@ _DISABLED = Region(0, 0, Granule.K4, disabled=True)
 
 
 class Stream(NamedTuple):
-    """A legal STE, with what every transaction needs of it made ready."""
+    """A legal STE, with what every transaction needs of it made ready; `cds` counts where there is a stage 1."""
 
     ste: Ste
     config: Config
     stage2: Stage2 | None
     regime: Regime
     vmid: int
+    cds: CdTable
 
     @property
     def has_stage1(self) -> bool:
@@ -75,7 +77,7 @@ class Decoder:
         stage2 = stage2_of(ste, features) if ste.config in (Config.STAGE_2, Config.NESTED) else None
         el2 = is_el2(ste, features)
         vmid = ste.s2vmid if features.stage2 and not el2 else 0
-        return Stream(ste, ste.config, stage2, Regime.EL2 if el2 else Regime.NH, vmid)
+        return Stream(ste, ste.config, stage2, Regime.EL2 if el2 else Regime.NH, vmid, cd_table_of(ste))
 
     def context(self, raw: int, stream: Stream, *, high_half: bool) -> Context | Rule:
         """Return what a CD says under the STE of its stream, or the rule by which it is illegal."""

@@ -34,7 +34,7 @@ from pasidlab.hw.smmuv3.records import (
     FStreamDisabled,
 )
 from pasidlab.hw.smmuv3.structures import L1Cd, L1Std, S1Dss, Ste
-from pasidlab.hw.smmuv3.tables import CD_BYTES, STE_BYTES, StreamTable, cd_table_of, level2_stes, stream_table_of
+from pasidlab.hw.smmuv3.tables import CD_BYTES, STE_BYTES, StreamTable, level2_stes, stream_table_of
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
@@ -231,7 +231,7 @@ class Lookup:
 
     def context(self, sid: int, stream: Stream, ssid: int | None, touches: list[Touch]) -> FoundContext | None:
         """Return the context of a transaction of a stream with stage 1; None where S1DSS bypasses stage 1."""
-        index = _cd_index(stream.ste, ssid)
+        index = _cd_index(stream, ssid)
         if not isinstance(index, int):
             return index
         found = self._contexts.get((sid, index))
@@ -262,7 +262,7 @@ class Lookup:
 
     def _cd_address(self, sid: int, stream: Stream, index: int, touches: list[Touch]) -> int | BadConfig:
         """Return the address of a CD, an IPA where stage 2 translates."""
-        table = cd_table_of(stream.ste)
+        table = stream.cds
         if not table.split:
             return table.base + index * CD_BYTES
         key = sid, index >> table.split
@@ -363,15 +363,16 @@ class Lookup:
             cache.entries.clear()
 
 
-def _cd_index(ste: Ste, ssid: int | None) -> int | BadConfig | None:
+def _cd_index(stream: Stream, ssid: int | None) -> int | BadConfig | None:
     """Return which CD a transaction uses, by the rules of S1CDMax and S1DSS; None bypasses stage 1."""
-    if not ste.s1cdmax:
+    bits = stream.cds.bits
+    if not bits:
         return 0 if ssid is None else BadConfig(SSID_WITHOUT_TABLE, CBadSubstreamid)
     if ssid is None:
-        return _without_ssid(ste)
-    if ssid >> ste.s1cdmax:
+        return _without_ssid(stream.ste)
+    if ssid >> bits:
         return BadConfig(SSID_RANGE, CBadSubstreamid)
-    if ssid == 0 and ste.s1dss is S1Dss.SSID0:
+    if ssid == 0 and stream.ste.s1dss is S1Dss.SSID0:
         return BadConfig(S1DSS_SSID0, FStreamDisabled)
     return ssid
 

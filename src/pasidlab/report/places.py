@@ -32,8 +32,10 @@ def table_owner(machine: Machine, address: int) -> str:
 
 def rights_text(rights: Rights) -> str:
     """Say rights as `user rw-, privileged r--`."""
-    user = "".join(letter if rights & 1 << bit else "-" for bit, letter in enumerate(_LETTERS))
-    privileged = "".join(letter if rights & 8 << bit else "-" for bit, letter in enumerate(_LETTERS))
+    user, privileged = (
+        "".join(letter if rights >> first >> bit & 1 else "-" for bit, letter in enumerate(_LETTERS))
+        for first in (0, len(_LETTERS))
+    )
     return f"user {user}, privileged {privileged}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -155,7 +155,7 @@ def walk(machine: Machine, device: str, request: Request) -> Walk:
     Raises InputError for a device that there is not, or that is behind no SMMU.
     """
     smmu, sid = _smmu_of(machine, device_named(machine, device))
-    request = Request(sid, request.ssid, request.address, request.access, request.privileged, request.instruction)
+    request = replace(request, sid=sid)
     touches: list[Touch] = []
     outcome = smmu.translate(request, touches)
     assert not isinstance(outcome, AtsCompletion)

@@ -9,7 +9,7 @@ Not modelled: implementations with quirks (Tegra, HiSilicon erratum), EL2 (VHE) 
 
 from __future__ import annotations
 
-from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_cmdq_issue_cmd_with_sync
+from pasidlab.drivers.arm_smmu_v3.cmdq import CMDQ_ENT_BYTES, arm_smmu_cmdq_issue_cmd_with_sync
 from pasidlab.drivers.arm_smmu_v3.entries import CpuRegisters, Features, arm_smmu_make_abort_ste
 from pasidlab.drivers.arm_smmu_v3.structs import (
     STRTAB_SPLIT,
@@ -81,9 +81,9 @@ def arm_smmu_device_probe(kernel: Kernel, name: str, registers: Registers) -> Ar
         coherent=idr0.cohacc,
         granules=frozenset(g for g, has in ((12, idr5.gran4k), (14, idr5.gran16k), (16, idr5.gran64k)) if has),
         cpu=cpu_registers(kernel),
-        cmdq=CmdQueue(_alloc(kernel, idr1.cmdqs, 16), idr1.cmdqs),
-        evtq=Queue(_alloc(kernel, idr1.eventqs, EVTQ_ENT_BYTES), idr1.eventqs),
-        priq=Queue(_alloc(kernel, idr1.priqs, PRIQ_ENT_BYTES), idr1.priqs),
+        cmdq=CmdQueue(alloc_bytes(kernel, CMDQ_ENT_BYTES << idr1.cmdqs), idr1.cmdqs),
+        evtq=Queue(alloc_bytes(kernel, EVTQ_ENT_BYTES << idr1.eventqs), idr1.eventqs),
+        priq=Queue(alloc_bytes(kernel, PRIQ_ENT_BYTES << idr1.priqs), idr1.priqs),
         strtab=arm_smmu_init_strtab(kernel, idr1.sidsize, _two_level_streams(idr0, idr1)),
     )
     arm_smmu_device_reset(smmu)
@@ -118,10 +118,6 @@ def alloc_bytes(kernel: Kernel, size: int) -> int:
     return kernel.page_alloc.alloc_pages((pages - 1).bit_length())
 
 
-def _alloc(kernel: Kernel, max_n_shift: int, entry_bytes: int) -> int:
-    return alloc_bytes(kernel, entry_bytes << max_n_shift)
-
-
 # --- the stream table ----------------------------------------------------------------------------------------
 
 
@@ -131,7 +127,7 @@ def arm_smmu_init_strtab(kernel: Kernel, sid_bits: int, two_level: bool) -> Strt
         base = alloc_bytes(kernel, STRTAB_STE_BYTES << sid_bits)
         _fill_with_abort(kernel, base, 1 << sid_bits)
         return StrtabCfg(base, sid_bits, two_level=False)
-    l1_entries = min(STRTAB_MAX_L1_ENTRIES, 1 << max(sid_bits - STRTAB_SPLIT, 0))
+    l1_entries = min(STRTAB_MAX_L1_ENTRIES, 1 << sid_bits - STRTAB_SPLIT)
     base = alloc_bytes(kernel, l1_entries * STRTAB_L1_DESC_BYTES)
     return StrtabCfg(base, l1_entries.bit_length() - 1 + STRTAB_SPLIT, two_level=True)
 

@@ -188,6 +188,8 @@ def arm_smmu_disable_iopf(master: ArmSmmuMaster, domain: ArmSmmuDomain) -> None:
 
 # --- traffic without PASID -----------------------------------------------------------------------------------
 
+_S1DSS_OF = {DomainType.IDENTITY: S1Dss.BYPASS, DomainType.BLOCKED: S1Dss.TERMINATE}
+
 
 def arm_smmu_attach_dev(domain: ArmSmmuDomain, master: ArmSmmuMaster) -> Refusal | None:
     """Attach a stage 1 or stage 2 domain to the traffic without PASID."""
@@ -235,22 +237,22 @@ def _s2_ste(master: ArmSmmuMaster, domain: ArmSmmuDomain, ats_enabled: bool) -> 
 
 def arm_smmu_attach_dev_identity(identity: IommuDomain, master: ArmSmmuMaster) -> Refusal | None:
     """Let traffic without PASID pass; a CD table that is in use stays in the STE."""
-    return _attach_dev_ste(identity, master, arm_smmu_make_bypass_ste(master.smmu.features), S1Dss.BYPASS)
+    return _attach_dev_ste(identity, master, arm_smmu_make_bypass_ste(master.smmu.features))
 
 
 def arm_smmu_attach_dev_blocked(blocked: IommuDomain, master: ArmSmmuMaster) -> Refusal | None:
     """Stop traffic without PASID; a CD table that is in use stays in the STE."""
-    return _attach_dev_ste(blocked, master, arm_smmu_make_abort_ste(), S1Dss.TERMINATE)
+    return _attach_dev_ste(blocked, master, arm_smmu_make_abort_ste())
 
 
-def _attach_dev_ste(domain: IommuDomain, master: ArmSmmuMaster, ste: Ste, s1dss: S1Dss) -> Refusal | None:
+def _attach_dev_ste(domain: IommuDomain, master: ArmSmmuMaster, ste: Ste) -> Refusal | None:
     """arm_smmu_attach_dev_ste()."""
     in_use = bool(master.used_ssids)
     state = arm_smmu_attach_prepare(master, domain, IOMMU_NO_PASID, cd_needs_ats=in_use)
     if isinstance(state, Refusal):
         return state
     if in_use:
-        ste = _cdtable_ste(master, s1dss, state.ats_enabled)
+        ste = _cdtable_ste(master, _S1DSS_OF[domain.type], state.ats_enabled)
     arm_smmu_install_ste_for_dev(master, ste)
     arm_smmu_attach_commit(state)
     arm_smmu_clear_cd(master, IOMMU_NO_PASID)
@@ -259,8 +261,6 @@ def _attach_dev_ste(domain: IommuDomain, master: ArmSmmuMaster, ste: Ste, s1dss:
 
 
 # --- PASIDs --------------------------------------------------------------------------------------------------
-
-_S1DSS_OF = {DomainType.IDENTITY: S1Dss.BYPASS, DomainType.BLOCKED: S1Dss.TERMINATE}
 
 
 def arm_smmu_set_pasid(master: ArmSmmuMaster, domain: ArmSmmuDomain, pasid: int, cd: Cd) -> Refusal | None:

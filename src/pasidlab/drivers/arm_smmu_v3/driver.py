@@ -228,9 +228,9 @@ class ArmSmmuDriver:
             return NO_FEAT_SVA.refuse(dev=dev.name)
         if not mm.mm_users:
             return MM_DYING.refuse(mm=mm.name)
-        asid = self._take_asid(smmu)
-        if asid is None:
-            return ASIDS_USED_UP.refuse(count=(1 << smmu.asid_bits) - 1, dev=dev.name, mm=mm.name)
+        asid = self._take_asid(dev, mm.name)
+        if isinstance(asid, Refusal):
+            return asid
         domain = self._new_domain(dev, Stage.SVA, DomainType.SVA, self.sva_ops, mm)
         domain.asid = asid
         domain.notifier = MmuNotifier(ArmSmmuMmuNotifier(domain))
@@ -240,18 +240,16 @@ class ArmSmmuDriver:
             return refusal
         return domain
 
-    def _take_asid(self, smmu: ArmSmmuDevice) -> int | None:
-        asid = self.asids.lowest_free(1, (1 << smmu.asid_bits) - 1)
-        if asid is not None:
-            self.asids.take(asid)
-        return asid
+    def _take_asid(self, dev: Device, owner: str) -> int | Refusal:
+        last = (1 << self.masters[dev].smmu.asid_bits) - 1
+        asid = self.asids.alloc(1, last)
+        return ASIDS_USED_UP.refuse(count=last, dev=dev.name, mm=owner) if asid is None else asid
 
     def domain_alloc_paging(self, dev: Device) -> IommuDomain | Refusal:
         """Make a stage 1 domain for kernel-managed DMA, with the kernel's buffer in it."""
-        smmu = self.masters[dev].smmu
-        asid = self._take_asid(smmu)
-        if asid is None:
-            return ASIDS_USED_UP.refuse(count=(1 << smmu.asid_bits) - 1, dev=dev.name, mm="the kernel")
+        asid = self._take_asid(dev, "the kernel")
+        if isinstance(asid, Refusal):
+            return asid
         domain = self._new_domain(dev, Stage.S1, DomainType.PAGING, self.s1_ops)
         domain.asid = asid
         self._map_kernel_buffer(domain)
@@ -261,9 +259,8 @@ class ArmSmmuDriver:
         """Make a stage 2 domain, as a virtual machine's memory is."""
         smmu = self.masters[dev].smmu
         domain = self._new_domain(dev, Stage.S2, DomainType.PAGING, self.s2_ops)
-        vmid = smmu.vmid_map.lowest_free(1, (1 << smmu.vmid_bits) - 1)
+        vmid = smmu.vmid_map.alloc(1, (1 << smmu.vmid_bits) - 1)
         assert vmid is not None
-        smmu.vmid_map.take(vmid)
         domain.vmid = vmid
         self._map_kernel_buffer(domain)
         return domain

@@ -64,16 +64,20 @@ def arm_smmu_domain_inv_range(domain: ArmSmmuDomain, start: int, size: int) -> N
 def _inv_array(domain: ArmSmmuDomain, start: int, size: int) -> None:
     entries = domain.invs.in_order()
     for inv in entries:
-        if inv.type is InvType.S1_ASID:
-            _tlb_inv(inv.smmu, inv.id, start, size)
-        elif inv.type is InvType.S2_VMID:
-            arm_smmu_tlb_inv_vmid(inv.smmu, inv.id)
+        _inv_tag(inv, start, size)
     batch = CmdqBatch()
     for inv in entries:
         if inv.type is InvType.ATS:
             batch.add(arm_smmu_atc_inv_to_cmd(inv.id, inv.ssid, start, size))
     if batch.cmds:
         arm_smmu_cmdq_batch_submit(domain.smmu, batch)
+
+
+def _inv_tag(inv: Inv, start: int, size: int) -> None:
+    if inv.type is InvType.S1_ASID:
+        _tlb_inv(inv.smmu, inv.id, start, size)
+    elif inv.type is InvType.S2_VMID:
+        arm_smmu_tlb_inv_vmid(inv.smmu, inv.id)
 
 
 def _tlb_inv(smmu: ArmSmmuDevice, asid: int, start: int, size: int) -> None:
@@ -152,7 +156,4 @@ def arm_smmu_atc_inv_master(master: ArmSmmuMaster, ssid: int) -> None:
 def arm_smmu_flush_released(released: list[Inv]) -> None:
     """Flush the tags that are in no array any more, so that they can be given out again."""
     for inv in released:
-        if inv.type is InvType.S1_ASID:
-            arm_smmu_tlb_inv_asid(inv.smmu, inv.id)
-        elif inv.type is InvType.S2_VMID:
-            arm_smmu_tlb_inv_vmid(inv.smmu, inv.id)
+        _inv_tag(inv, 0, WHOLE)

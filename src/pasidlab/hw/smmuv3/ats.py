@@ -29,77 +29,76 @@ from pasidlab.hw.smmuv3.request import (
     Terminated,
     Translated,
 )
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import Config, Eats, InstCfg
 from pasidlab.hw.smmuv3.translate import CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
 from pasidlab.rules import Rule
 
-_SPEC = "IHI 0070 G.b"
-
 ATS_ABSENT = Rule(
     "smmu.ats-absent",
-    f"{_SPEC}, 7.3 F_UUT",
+    f"{SPEC}, 7.3 F_UUT",
     "IDR0.ATS == 0",
     "the SMMU has no ATS, and stream {sid:#x} used it",
-    source=_SPEC,
+    source=SPEC,
 )
 ATS_DISABLED = Rule(
     "smmu.ats-disabled",
-    f"{_SPEC}, 3.9.1.2, 7.3.6 F_BAD_ATS_TREQ",
+    f"{SPEC}, 3.9.1.2, 7.3.6 F_BAD_ATS_TREQ",
     "SMMUEN == 0, Config == 100, or EATS is not 01",
     "stream {sid:#x} may not ask for translations",
-    source=_SPEC,
+    source=SPEC,
 )
 ATS_CONFIG = Rule(
     "smmu.ats-config",
-    f"{_SPEC}, 3.9.1",
+    f"{SPEC}, 3.9.1",
     "the configuration is bad: completer abort, without an event",
     "the translation request of stream {sid:#x}, SubstreamID {ssid}, met a bad configuration",
-    source=_SPEC,
+    source=SPEC,
 )
-ATS_ABORT = Rule("smmu.ats-abort", f"{_SPEC}, 3.9.1", "Config == 0xx", "stream {sid:#x} is told to abort", source=_SPEC)
+ATS_ABORT = Rule("smmu.ats-abort", f"{SPEC}, 3.9.1", "Config == 0xx", "stream {sid:#x} is told to abort", source=SPEC)
 ATS_ABSENT_PAGE = Rule(
     "smmu.ats-not-present",
-    f"{_SPEC}, 3.9.1",
+    f"{SPEC}, 3.9.1",
     "F_TRANSLATION, F_ACCESS or F_ADDR_SIZE: success without rights",
     "address {address:#x} of stream {sid:#x}, SubstreamID {ssid}, is not there: the device may request the page",
-    source=_SPEC,
+    source=SPEC,
 )
 ATS_WALK_ABORT = Rule(
     "smmu.ats-walk-abort",
-    f"{_SPEC}, 3.9.1",
+    f"{SPEC}, 3.9.1",
     "external abort on the page tables: completer abort",
     "the page tables of stream {sid:#x}, SubstreamID {ssid}, cannot be read",
-    source=_SPEC,
+    source=SPEC,
 )
 ATS_GRANTED = Rule(
     "smmu.ats-granted",
-    f"{_SPEC}, 3.9.1",
+    f"{SPEC}, 3.9.1",
     "the page tables have a translation: success with its rights",
     "the device may keep the translation of {address:#x}",
-    source=_SPEC,
+    source=SPEC,
 )
 TRANSLATED_PASSES = Rule(
     "smmu.translated",
-    f"{_SPEC}, 3.9.1.3",
+    f"{SPEC}, 3.9.1.3",
     "CR0.ATSCHK == 0, or EATS == 01",
     "the address was translated before, and is believed",
-    source=_SPEC,
+    source=SPEC,
 )
 TRANSLATED_FORBIDDEN = Rule(
     "smmu.translated-forbidden",
-    f"{_SPEC}, 3.9.1.3, 7.3.8 F_TRANSL_FORBIDDEN",
+    f"{SPEC}, 3.9.1.3, 7.3.8 F_TRANSL_FORBIDDEN",
     "SMMUEN == 0; or CR0.ATSCHK == 1, and Config == 100 or EATS is not 01",
     "stream {sid:#x} says it has a translation, and may have none",
-    source=_SPEC,
+    source=SPEC,
 )
 
 
 TRANSLATED_SIZE = Rule(
     "smmu.translated-address-size",
-    f"{_SPEC}, 3.9.1.1",
+    f"{SPEC}, 3.9.1.1",
     "translated address >= 2^OAS",
     "the translated address {address:#x} is wider than the SMMU's output",
-    source=_SPEC,
+    source=SPEC,
 )
 
 

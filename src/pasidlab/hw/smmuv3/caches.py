@@ -11,7 +11,7 @@ Not modelled: caches of intermediate levels of a page-table walk; broadcast TLB 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
@@ -45,6 +45,15 @@ class Cache(Generic[K, V]):
     def drop(self, key: K) -> None:
         """Forget one entry."""
         self.entries.pop(key, None)
+
+    def drop_where(self, reached: Callable[[K], bool]) -> None:
+        """Forget the entries whose key an invalidation reaches."""
+        for key in [key for key in self.entries if reached(key)]:
+            del self.entries[key]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.entries.clear()
 
 
 class Tag(NamedTuple):
@@ -104,12 +113,11 @@ class Tlb:
 
     def invalidate(self, scope: TlbScope) -> None:
         """Forget every entry in the scope of a TLBI command."""
-        for key in [key for key in self._cache.entries if _in_scope(key, scope)]:
-            self._cache.drop(key)
+        self._cache.drop_where(lambda key: _in_scope(key, scope))
 
     def clear(self) -> None:
         """Forget everything."""
-        self._cache.entries.clear()
+        self._cache.clear()
 
 
 _REGIMES_OF = {

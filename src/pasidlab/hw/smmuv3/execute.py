@@ -52,10 +52,10 @@ from pasidlab.hw.smmuv3.features import Features, StallModel
 from pasidlab.hw.smmuv3.queues import InputQueue
 from pasidlab.hw.smmuv3.registers import CmdqErr, Cr0
 from pasidlab.hw.smmuv3.signals import Signals
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.target import CommandTarget, Regime, ResumeAction, TlbScope
 from pasidlab.rules import Faulted, Rule
 
-_SPEC = "IHI 0070 G.b"
 _SMALLEST_PAGE = 12
 _ADDRESS_SPACE = 1 << 64
 _SCALE_MASK = 31
@@ -67,7 +67,7 @@ _GRANULE = {Tg.GRANULE_4K: 12, Tg.GRANULE_16K: 14, Tg.GRANULE_64K: 16}
 
 
 def _rule(name: str, where: str, check: str, why: str) -> Rule:
-    return Rule(f"smmu.cmd-{name}", f"{_SPEC}, {where}", check, f"{{command}} {why}", source=_SPEC)
+    return Rule(f"smmu.cmd-{name}", f"{SPEC}, {where}", check, f"{{command}} {why}", source=SPEC)
 
 
 class Check(NamedTuple):

@@ -45,13 +45,13 @@ from pasidlab.hw.smmuv3.registers import (
     StrtabBaseCfg,
 )
 from pasidlab.hw.smmuv3.signals import Signals
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import ShCfg
 from pasidlab.hw.smmuv3.target import CommandTarget
 from pasidlab.memory import Memory
 from pasidlab.rules import Faulted, Rule
 from pasidlab.words import Word
 
-_SPEC = "IHI 0070 G.b"
 PAGE_1 = 0x1_0000
 _ARCHITECTURE_MINOR = 1
 """SMMUv3.1; an SMMU may have single features of later versions."""
@@ -103,10 +103,10 @@ def _guard(
 ) -> Guard:
     rule = Rule(
         f"smmu.guard-{name or enable.partition('.')[2].lower().replace('_', '-')}",
-        f"{_SPEC}, 6.2 and 6.3",
+        f"{SPEC}, 6.2 and 6.3",
         f"{enable} == 1",
         f"{{register}} is written, but guarded by {enable}",
-        source=_SPEC,
+        source=SPEC,
     )
     return Guard(rule, closed, fields)
 
@@ -127,10 +127,10 @@ _PRIQ_IRQEN = _guard("IRQ_CTRL.PRIQ_IRQEN", lambda at, written: at.signals.irq_c
 _GBPA_UPDATE = Guard(
     Rule(
         "smmu.gbpa-update",
-        f"{_SPEC}, 6.3.14.1",
+        f"{SPEC}, 6.3.14.1",
         "written with Update == 0",
         "{register} is written without its Update bit",
-        source=_SPEC,
+        source=SPEC,
     ),
     lambda at, written: not written.update,
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pasidlab.hw.pagetable.vmsa import Granule, stage2_start_level
 from pasidlab.hw.smmuv3.features import Features, StallModel
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import (
     OAS_BITS,
     TG0_SHIFT,
@@ -26,16 +27,14 @@ from pasidlab.hw.smmuv3.structures import (
 )
 from pasidlab.rules import Rule
 
-_SPEC = "IHI 0070 G.b"
-
 
 def _ste_rule(name: str, check: str, why: str) -> Rule:
-    return Rule(f"smmu.ste-{name}", f"{_SPEC}, 5.2 STE", check, f"the STE of stream {{sid:#x}} {why}", source=_SPEC)
+    return Rule(f"smmu.ste-{name}", f"{SPEC}, 5.2 STE", check, f"the STE of stream {{sid:#x}} {why}", source=SPEC)
 
 
 def _cd_rule(name: str, check: str, why: str) -> Rule:
     text = f"the CD of stream {{sid:#x}}, SubstreamID {{ssid}}, {why}"
-    return Rule(f"smmu.cd-{name}", f"{_SPEC}, 5.4 CD", check, text, source=_SPEC)
+    return Rule(f"smmu.cd-{name}", f"{SPEC}, 5.4 CD", check, text, source=SPEC)
 
 
 STE_INVALID = _ste_rule("invalid", "V == 0", "is not valid")

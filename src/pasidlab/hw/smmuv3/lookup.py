@@ -33,110 +33,110 @@ from pasidlab.hw.smmuv3.records import (
     FSteFetch,
     FStreamDisabled,
 )
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import L1Cd, L1Std, S1Dss, Ste
 from pasidlab.hw.smmuv3.tables import CD_BYTES, STE_BYTES, StreamTable, level2_stes, stream_table_of
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 
-_SPEC = "IHI 0070 G.b"
 SID_RANGE = Rule(
     "smmu.sid-range",
-    f"{_SPEC}, 3.3.1",
+    f"{SPEC}, 3.3.1",
     "StreamID >= 2^STRTAB_BASE_CFG.LOG2SIZE",
     "stream {sid:#x} is beyond the stream table",
-    source=_SPEC,
+    source=SPEC,
 )
 L1STD_SPAN = Rule(
     "smmu.l1std-span",
-    f"{_SPEC}, 5.1 L1STD.Span",
+    f"{SPEC}, 5.1 L1STD.Span",
     "Span is 0, reserved, above SPLIT + 1, or the stream is beyond it",
     "the stream table has no level 2 entry for stream {sid:#x}",
-    source=_SPEC,
+    source=SPEC,
 )
 L1STD_ABORT = Rule(
     "smmu.l1std-abort",
-    f"{_SPEC}, 7.3 F_STE_FETCH",
+    f"{SPEC}, 7.3 F_STE_FETCH",
     "external abort on the level 1 descriptor",
     "the level 1 stream table descriptor of stream {sid:#x} cannot be read",
-    source=_SPEC,
+    source=SPEC,
 )
 STE_ABORT = Rule(
     "smmu.ste-fetch-abort",
-    f"{_SPEC}, 7.3 F_STE_FETCH",
+    f"{SPEC}, 7.3 F_STE_FETCH",
     "external abort on the STE",
     "the STE of stream {sid:#x} cannot be read",
-    source=_SPEC,
+    source=SPEC,
 )
 L1STD_READ = Rule(
-    "smmu.l1std-read", f"{_SPEC}, 5.1", "Span is in range", "the level 2 stream table is known", source=_SPEC
+    "smmu.l1std-read", f"{SPEC}, 5.1", "Span is in range", "the level 2 stream table is known", source=SPEC
 )
-STE_READ = Rule("smmu.ste-read", f"{_SPEC}, 5.2", "V == 1 and legal", "stream {sid:#x} has a legal STE", source=_SPEC)
+STE_READ = Rule("smmu.ste-read", f"{SPEC}, 5.2", "V == 1 and legal", "stream {sid:#x} has a legal STE", source=SPEC)
 SSID_WITHOUT_STAGE_1 = Rule(
     "smmu.ssid-without-stage-1",
-    f"{_SPEC}, 3.9",
+    f"{SPEC}, 3.9",
     "SSV == 1 and stage 1 is off",
     "stream {sid:#x} has no stage 1, so SubstreamID {ssid} means nothing",
-    source=_SPEC,
+    source=SPEC,
 )
 SSID_WITHOUT_TABLE = Rule(
     "smmu.ssid-without-table",
-    f"{_SPEC}, 5.2 STE.S1CDMax",
+    f"{SPEC}, 5.2 STE.S1CDMax",
     "SSV == 1 and S1CDMax == 0",
     "stream {sid:#x} has one CD and no substreams; SubstreamID {ssid} is refused",
-    source=_SPEC,
+    source=SPEC,
 )
 SSID_RANGE = Rule(
     "smmu.ssid-range",
-    f"{_SPEC}, 5.2 STE.S1CDMax",
+    f"{SPEC}, 5.2 STE.S1CDMax",
     "SubstreamID >= 2^S1CDMax",
     "SubstreamID {ssid} is beyond the CD table of stream {sid:#x}",
-    source=_SPEC,
+    source=SPEC,
 )
 S1DSS_TERMINATE = Rule(
     "smmu.s1dss-terminate",
-    f"{_SPEC}, 5.2 STE.S1DSS",
+    f"{SPEC}, 5.2 STE.S1DSS",
     "SSV == 0 and S1DSS is 00 or reserved",
     "stream {sid:#x} takes no transaction without SubstreamID",
-    source=_SPEC,
+    source=SPEC,
 )
 S1DSS_SSID0 = Rule(
     "smmu.s1dss-ssid0",
-    f"{_SPEC}, 5.2 STE.S1DSS",
+    f"{SPEC}, 5.2 STE.S1DSS",
     "SubstreamID 0 is given and S1DSS == 10",
     "SubstreamID 0 of stream {sid:#x} stands for transactions without one, and cannot be given",
-    source=_SPEC,
+    source=SPEC,
 )
 L1CD_INVALID = Rule(
     "smmu.l1cd-invalid",
-    f"{_SPEC}, 5.3 L1CD.V",
+    f"{SPEC}, 5.3 L1CD.V",
     "V == 0",
     "the CD table of stream {sid:#x} has no leaf for SubstreamID {ssid}",
-    source=_SPEC,
+    source=SPEC,
 )
 L1CD_RANGE = Rule(
     "smmu.l1cd-range",
-    f"{_SPEC}, 3.4.3",
+    f"{SPEC}, 3.4.3",
     "L1CD.L2Ptr >= 2^OAS",
     "the CD table of stream {sid:#x} has its leaf for SubstreamID {ssid} outside of the address size",
-    source=_SPEC,
+    source=SPEC,
 )
 L1CD_ABORT = Rule(
     "smmu.l1cd-abort",
-    f"{_SPEC}, 7.3 F_CD_FETCH",
+    f"{SPEC}, 7.3 F_CD_FETCH",
     "external abort on the level 1 descriptor",
     "the level 1 CD descriptor of stream {sid:#x}, SubstreamID {ssid}, cannot be read",
-    source=_SPEC,
+    source=SPEC,
 )
 CD_ABORT = Rule(
     "smmu.cd-fetch-abort",
-    f"{_SPEC}, 7.3 F_CD_FETCH",
+    f"{SPEC}, 7.3 F_CD_FETCH",
     "external abort on the CD",
     "the CD of stream {sid:#x}, SubstreamID {ssid}, cannot be read",
-    source=_SPEC,
+    source=SPEC,
 )
-L1CD_READ = Rule("smmu.l1cd-read", f"{_SPEC}, 5.3", "V == 1", "the leaf of the CD table is known", source=_SPEC)
-CD_READ = Rule("smmu.cd-read", f"{_SPEC}, 5.4", "V == 1 and legal", "the CD is legal", source=_SPEC)
+L1CD_READ = Rule("smmu.l1cd-read", f"{SPEC}, 5.3", "V == 1", "the leaf of the CD table is known", source=SPEC)
+CD_READ = Rule("smmu.cd-read", f"{SPEC}, 5.4", "V == 1 and legal", "the CD is legal", source=SPEC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,34 +333,32 @@ class Lookup:
         self._streams.drop(sid)
         self.forget_contexts(sid)
         if not leaf:
-            self._l1stds.entries.clear()
+            self._l1stds.clear()
 
     def forget_streams(self, first: int, lg2: int) -> None:
         """CFGI_STE_RANGE: 2**`lg2` streams, aligned."""
-        for sid in {sid for sid in self._streams.entries if sid >> lg2 == first >> lg2}:
-            self._streams.drop(sid)
-        for cds in (self._contexts, self._l1cds):
-            for key in [key for key in cds.entries if key[0] >> lg2 == first >> lg2]:
-                cds.entries.pop(key, None)
-        self._l1stds.entries.clear()
+        self._streams.drop_where(lambda sid: sid >> lg2 == first >> lg2)
+        self._forget_cds(first, lg2)
+        self._l1stds.clear()
 
     def forget_context(self, sid: int, ssid: int, leaf: bool) -> None:
         """CFGI_CD: one CD, and without Leaf the level 1 descriptors of the stream's CD table."""
         self._contexts.drop((sid, ssid))
         if not leaf:
-            for key in [key for key in self._l1cds.entries if key[0] == sid]:
-                self._l1cds.drop(key)
+            self._l1cds.drop_where(lambda key: key[0] == sid)
 
     def forget_contexts(self, sid: int) -> None:
         """CFGI_CD_ALL: every CD and level 1 descriptor of a stream's CD table."""
-        for cds in (self._contexts, self._l1cds):
-            for key in [key for key in cds.entries if key[0] == sid]:
-                cds.entries.pop(key, None)
+        self._forget_cds(sid, 0)
+
+    def _forget_cds(self, first: int, lg2: int) -> None:
+        self._contexts.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
+        self._l1cds.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
 
     def forget_all(self) -> None:
         """CFGI_ALL."""
         for cache in (self._l1stds, self._streams, self._l1cds, self._contexts):
-            cache.entries.clear()
+            cache.clear()
 
 
 def _cd_index(stream: Stream, ssid: int | None) -> int | BadConfig | None:

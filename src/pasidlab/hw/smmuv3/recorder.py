@@ -16,19 +16,18 @@ from pasidlab.hw.smmuv3.queues import OutputQueue
 from pasidlab.hw.smmuv3.records import Event, PriRecord
 from pasidlab.hw.smmuv3.registers import PriqIrqCfg2
 from pasidlab.hw.smmuv3.signals import Signals
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.rules import Rule
 
-_SPEC = "IHI 0070 G.b"
-
 EVENT_LOST = Rule(
-    "smmu.event-lost", f"{_SPEC}, 7.2.1", "the event queue is not writable", "{record} is lost: {reason}", source=_SPEC
+    "smmu.event-lost", f"{SPEC}, 7.2.1", "the event queue is not writable", "{record} is lost: {reason}", source=SPEC
 )
 PAGE_REQUEST_LOST = Rule(
     "smmu.page-request-lost",
-    f"{_SPEC}, 8.1 and 8.2",
+    f"{SPEC}, 8.1 and 8.2",
     "the PRI queue takes no records",
     "a page request of stream {sid:#x} is lost: {reason}",
-    source=_SPEC,
+    source=SPEC,
 )
 
 

@@ -36,6 +36,7 @@ from pasidlab.hw.smmuv3.request import (
     Terminated,
     Translated,
 )
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.hw.smmuv3.translate import Translator
@@ -50,17 +51,17 @@ CACHE_ENTRIES = 4096
 
 RESUMED_ABORT = Rule(
     "smmu.resumed-abort",
-    "IHI 0070 G.b, 4.7 CMD_RESUME",
+    f"{SPEC}, 4.7 CMD_RESUME",
     "Ab == 1, or CMD_STALL_TERM",
     "software aborted the stalled transaction of stream {sid:#x}, SubstreamID {ssid}",
-    source="IHI 0070 G.b",
+    source=SPEC,
 )
 RESUMED_TERMINATE = Rule(
     "smmu.resumed-terminate",
-    "IHI 0070 G.b, 4.7 CMD_RESUME",
+    f"{SPEC}, 4.7 CMD_RESUME",
     "Ab == 0 and Ac == 0",
     "software let the stalled transaction of stream {sid:#x}, SubstreamID {ssid}, read zeros",
-    source="IHI 0070 G.b",
+    source=SPEC,
 )
 OUTPUT_ABORT = Rule(
     "smmu.output-abort",

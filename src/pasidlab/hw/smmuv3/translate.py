@@ -33,60 +33,60 @@ from pasidlab.hw.smmuv3.records import (
     TranslationClass,
 )
 from pasidlab.hw.smmuv3.request import Completion, Operation, Outcome, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.structures import Config, InstCfg, PrivCfg
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 
-_SPEC = "IHI 0070 G.b"
 WHOLE = 52
 """log2 of the bytes that a bypass covers: all of memory."""
 
 DISABLED_BYPASS = Rule(
     "smmu.disabled-bypass",
-    f"{_SPEC}, 6.3 GBPA",
+    f"{SPEC}, 6.3 GBPA",
     "SMMUEN == 0 and GBPA.ABORT == 0",
     "the SMMU is off and lets everything pass untranslated",
-    source=_SPEC,
+    source=SPEC,
 )
 DISABLED_ABORT = Rule(
     "smmu.disabled-abort",
-    f"{_SPEC}, 6.3 GBPA",
+    f"{SPEC}, 6.3 GBPA",
     "SMMUEN == 0 and GBPA.ABORT == 1",
     "the SMMU is off and aborts everything",
-    source=_SPEC,
+    source=SPEC,
 )
 CONFIG_ABORT = Rule(
     "smmu.config-abort",
-    f"{_SPEC}, 5.2 STE.Config",
+    f"{SPEC}, 5.2 STE.Config",
     "Config == 0xx",
     "stream {sid:#x} is told to abort, without an event",
-    source=_SPEC,
+    source=SPEC,
 )
 BYPASSED = Rule(
     "smmu.bypass",
-    f"{_SPEC}, 5.2 STE.Config, S1DSS",
+    f"{SPEC}, 5.2 STE.Config, S1DSS",
     "no stage translates",
     "stream {sid:#x} passes untranslated",
-    source=_SPEC,
+    source=SPEC,
 )
 BYPASS_SIZE = Rule(
     "smmu.bypass-address-size",
-    f"{_SPEC}, 3.4",
+    f"{SPEC}, 3.4",
     "stage 1 does not translate, and the address >= 2^OAS",
     "address {address:#x} is wider than the SMMU's output",
-    source=_SPEC,
+    source=SPEC,
 )
 TLB_HIT = Rule(
     "smmu.tlb-hit",
-    f"{_SPEC}, 3.17",
+    f"{SPEC}, 3.17",
     "an entry of that regime, VMID, ASID and address is cached and grants the access",
     "the translation was in the TLB",
-    source=_SPEC,
+    source=SPEC,
 )
 WALKED = Rule(
-    "smmu.walked", f"{_SPEC}, 3.4", "the page tables grant the access", "the page tables were walked", source=_SPEC
+    "smmu.walked", f"{SPEC}, 3.4", "the page tables grant the access", "the page tables were walked", source=SPEC
 )
 
 _EVENTS: dict[FaultKind, type[Event]] = {
@@ -187,12 +187,7 @@ class Translator:
                 return PageFault(context.stage2, TranslationClass.CD, stream, None)
             return context
         tag = Tag(stream.regime, stream.vmid, self._asid(stream, context))
-        address = context.stage1.canonical(request.address)
-        leaf = self.tlb.lookup(tag, address)
-        if leaf is not None and _grants(leaf, access):
-            return _at(leaf, address)
-        found = walk(self.memory, context.stage1, address, access, touches, stream.stage2)
-        return self._keep(tag, address, found, stream, context)
+        return self._through(tag, context.stage1.canonical(request.address), access, touches, stream, context)
 
     def _asid(self, stream: Stream, context: Context) -> int | None:
         """Return the ASID that tags translations; EL2 has none unless it is EL2-E2H."""
@@ -205,19 +200,30 @@ class Translator:
             return PageFault(fault, TranslationClass.IN, stream, None)
         if stream.stage2 is None:
             return Leaf(address, WHOLE, ALL_RIGHTS, 0, 0, 0, global_=True, writable_clean=False)
-        tag = Tag(Regime.S2, stream.vmid, None)
+        return self._through(Tag(Regime.S2, stream.vmid, None), address, access, touches, stream, None)
+
+    def _through(
+        self,
+        tag: Tag,
+        address: int,
+        access: Access | None,
+        touches: list[Touch],
+        stream: Stream,
+        context: Context | None,
+    ) -> Leaf | PageFault:
+        """Take a translation from the TLB, or walk for it and keep it: by both stages, or stage 2 alone."""
         leaf = self.tlb.lookup(tag, address)
         if leaf is not None and _grants(leaf, access):
             return _at(leaf, address)
-        return self._keep(tag, address, walk(self.memory, stream.stage2, address, access, touches), stream, None)
-
-    def _keep(
-        self, tag: Tag, address: int, found: Leaf | WalkFault, stream: Stream, context: Context | None
-    ) -> Leaf | PageFault:
-        if isinstance(found, Leaf):
-            self.tlb.fill(tag, address, found)
-            return found
-        return PageFault(found, _class_of(found), stream, context)
+        if context is not None:
+            found = walk(self.memory, context.stage1, address, access, touches, stream.stage2)
+        else:
+            assert stream.stage2 is not None
+            found = walk(self.memory, stream.stage2, address, access, touches)
+        if isinstance(found, WalkFault):
+            return PageFault(found, _class_of(found), stream, context)
+        self.tlb.fill(tag, address, found)
+        return found
 
     def prefetch(self, request: Request, *, whole: bool) -> None:
         """Fill the configuration caches, and the TLB where `whole`; nothing is recorded."""
@@ -321,15 +327,4 @@ def _at(leaf: Leaf, address: int) -> Leaf:
     """Return a cached translation for another address of the same page."""
     offset = (1 << leaf.lg2) - 1
     output = leaf.output & ~offset | address & offset
-    if output == leaf.output:
-        return leaf
-    return Leaf(
-        output,
-        leaf.lg2,
-        leaf.rights,
-        leaf.entry,
-        leaf.entry_address,
-        leaf.level,
-        global_=leaf.global_,
-        writable_clean=leaf.writable_clean,
-    )
+    return leaf if output == leaf.output else leaf._replace(output=output)

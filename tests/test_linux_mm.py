@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -25,7 +26,9 @@ from pasidlab.linux.mmu_notifier import (
     mmu_notifier_unregister,
 )
 from pasidlab.linux.page_alloc import PageAllocator
-from pasidlab.linux.pgtable import EXEC, READ, WRITE, pte_offset_map, ptep_get
+from pasidlab.linux.pgtable import EXEC, READ, WRITE, PageTables, pte_offset_map, ptep_get
+from pasidlab.linux.pgtable_arm64 import Arm64PageTables
+from pasidlab.linux.pgtable_x86 import X86PageTables
 from pasidlab.linux.sva import iommu_sva_bind_device, iommu_sva_invalidate_kva_range, iommu_sva_unbind_device
 from pasidlab.memory import Memory
 from pasidlab.rules import Faulted, Signal
@@ -39,8 +42,20 @@ PAGE = 4096
 SHIFTS = pytest.mark.parametrize("shift", [12, 14, 16])
 
 
+TABLES: dict[str, Callable[[], PageTables]] = {
+    "arm64": Arm64PageTables,
+    "x86": X86PageTables,
+    "x86-la57": lambda: X86PageTables(levels=5),
+}
+
+
 def kernel_of(shift: int = 12) -> Kernel:
     return Kernel(Mainline(), page_shift=shift)
+
+
+@pytest.fixture(params=TABLES)
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return Kernel(Mainline(), pgtable=TABLES[request.param]())
 
 
 def process(kernel: Kernel, name: str = "a") -> MmStruct:
@@ -55,9 +70,17 @@ def fork(parent: MmStruct, name: str) -> MmStruct:
     return child
 
 
-def pte(mm: MmStruct, address: int) -> Stage1Leaf:
+def pte(mm: MmStruct, address: int) -> int:
     ptep = pte_offset_map(mm, address)
-    return Stage1Leaf(0) if ptep is None else ptep_get(mm.kernel.memory, ptep)
+    return 0 if ptep is None else ptep_get(mm.kernel.memory, ptep)
+
+
+def page_of(mm: MmStruct, address: int) -> int:
+    return mm.kernel.pgtable.pte_page(pte(mm, address))
+
+
+def leaf(mm: MmStruct, address: int) -> Stage1Leaf:
+    return Stage1Leaf(pte(mm, address))
 
 
 @dataclass
@@ -77,7 +100,7 @@ class Recorder:
 
 
 def recorded(mm: MmStruct, watched: int = RW) -> Recorder:
-    recorder = Recorder(watched, page=pte(mm, watched).output)
+    recorder = Recorder(watched, page=page_of(mm, watched))
     assert mmu_notifier_register(MmuNotifier(recorder), mm) is None
     return recorder
 
@@ -131,7 +154,7 @@ class TestPages:
         kernel = kernel_of()
         a = process(kernel)
         a.write(RW, b"x")
-        page = pte(a, RW).output
+        page = page_of(a, RW)
         assert kernel.page_alloc.owners_of(page + 9) == ("a",)
         b = fork(a, "b")
         assert kernel.page_alloc.owners_of(page) == ("a", "b")
@@ -209,7 +232,7 @@ class TestTables:
         for address in (RW + mm.kernel.page_size, RO, RX):
             mm.read(address, 1)
         assert handle_mm_fault(mm, NONE, write=False)
-        raw = {a: int(pte(mm, a)) - pte(mm, a).output for a in (RW, RW + mm.kernel.page_size, RO, RX, NONE)}
+        raw = {a: pte(mm, a) - page_of(mm, a) for a in (RW, RW + mm.kernel.page_size, RO, RX, NONE)}
         assert list(raw.values()) == [
             0x00E8_0000_0000_0F43,  # written: DBM, PTE_DIRTY, not read-only
             0x0068_0000_0000_0F43,  # writable and clean
@@ -253,8 +276,8 @@ class TestAccesses:
         assert mm.read(RO, 7) == b"abc abc"
         assert mm.read(RW + size - 2, 4) == (b"abc " * size)[size - 2 : size] + b"ab"
 
-    def test_a_write_over_a_border_lands_in_both_pages(self) -> None:
-        mm = process(kernel_of())
+    def test_a_write_over_a_border_lands_in_both_pages(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         assert mm.write(RW + PAGE - 2, b"wxyz") is None
         assert mm.read(RW + PAGE - 3, 6) == b" wxyza"
         assert mm.has_page(RW)
@@ -269,56 +292,55 @@ class TestAccesses:
             (NONE, True, "the area of a at 0x50000000 does not let it write"),
         ],
     )
-    def test_what_an_area_does_not_allow_is_sigsegv(self, address: int, write: bool, why: str) -> None:
-        mm = process(kernel_of())
+    def test_what_an_area_does_not_allow_is_sigsegv(self, kernel: Kernel, address: int, write: bool, why: str) -> None:
+        mm = process(kernel)
         outcome = mm.write(address, b"x") if write else mm.read(address, 1)
         assert signalled(outcome, Signal.SIGSEGV, "page-fault.rights") == why
         assert not mm.has_page(address)
 
-    @pytest.mark.parametrize("address", [0, 0x9000_0000, 1 << 48, (1 << 64) - 1])
-    def test_where_no_area_is_it_is_sigsegv(self, address: int) -> None:
-        mm = process(kernel_of())
+    @pytest.mark.parametrize("address", [0, 0x9000_0000, 1 << 47, 1 << 48, 1 << 57, (1 << 64) - 1])
+    def test_where_no_area_is_it_is_sigsegv(self, kernel: Kernel, address: int) -> None:
+        mm = process(kernel)
         mm.read(RW, 1)
         signalled(mm.read(address, 1), Signal.SIGSEGV, "page-fault.no-area")
         signalled(mm.write(address, b"x"), Signal.SIGSEGV, "page-fault.no-area")
 
-    def test_bytes_before_the_one_that_faults_are_written(self) -> None:
-        mm = process(kernel_of())
+    def test_bytes_before_the_one_that_faults_are_written(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         signalled(mm.write(RW + 4 * PAGE - 2, b"xyz"), Signal.SIGSEGV, "page-fault.no-area")
         assert mm.read(RW + 4 * PAGE - 2, 2) == b"xy"
 
-    def test_to_write_or_execute_implies_to_read(self) -> None:
-        mm = process(kernel_of())
+    def test_to_write_or_execute_implies_to_read(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         for flags in (WRITE, EXEC):
             assert mprotect(mm, RW, PAGE, flags) is None
             assert mm.read(RW, 1) == b"a"
 
-    def test_memory_that_aborts_is_sigbus(self) -> None:
-        mm = process(kernel_of())
+    def test_memory_that_aborts_is_sigbus(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"x")
-        mm.kernel.memory.poison(pte(mm, RW).output, 1)
+        mm.kernel.memory.poison(page_of(mm, RW), 1)
         signalled(mm.read(RW, 1), Signal.SIGBUS, "page-fault.external-abort")
         signalled(mm.write(RW, b"x"), Signal.SIGBUS, "page-fault.external-abort")
 
-    def test_a_fault_that_cannot_be_served_says_so(self) -> None:
-        mm = process(kernel_of())
+    def test_a_fault_that_cannot_be_served_says_so(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         assert not handle_mm_fault(mm, 0x9000_0000, write=False)
         assert not handle_mm_fault(mm, RO, write=True)
         assert handle_mm_fault(mm, RO, write=False)
 
 
 class TestFork:
-    def test_pages_are_shared_until_one_of_the_two_writes(self) -> None:
-        kernel = kernel_of()
+    def test_pages_are_shared_until_one_of_the_two_writes(self, kernel: Kernel) -> None:
         a = process(kernel)
         a.write(RW, b"before")
-        page = pte(a, RW).output
+        page = page_of(a, RW)
         b = fork(a, "b")
-        assert pte(a, RW).output == pte(b, RW).output == page
+        assert page_of(a, RW) == page_of(b, RW) == page
         assert kernel.page_alloc.page_count(page) == 2
         a.write(RW, b"after ")
         assert (a.read(RW, 6), b.read(RW, 6)) == (b"after ", b"before")
-        assert pte(b, RW).output == page != pte(a, RW).output
+        assert page_of(b, RW) == page != page_of(a, RW)
         assert kernel.page_alloc.page_count(page) == 1
 
     def test_both_sides_are_write_protected_and_the_childs_entry_is_old(self) -> None:
@@ -326,39 +348,39 @@ class TestFork:
         a.write(RW, b"x")
         b = fork(a, "b")
         for mm, young in ((a, True), (b, False)):
-            assert (pte(mm, RW).ap, pte(mm, RW).dbm, pte(mm, RW).software, pte(mm, RW).af) == (3, False, 1, young)
+            assert (leaf(mm, RW).ap, leaf(mm, RW).dbm, leaf(mm, RW).software, leaf(mm, RW).af) == (3, False, 1, young)
         b.read(RW, 1)
-        assert pte(b, RW).af
+        assert leaf(b, RW).af
 
-    def test_the_last_owner_of_a_page_reuses_it(self) -> None:
-        a = process(kernel_of())
+    def test_the_last_owner_of_a_page_reuses_it(self, kernel: Kernel) -> None:
+        a = process(kernel)
         a.write(RW, b"x")
-        page = pte(a, RW).output
+        page = page_of(a, RW)
         b = fork(a, "b")
         mmput(b)
         a.write(RW, b"y")
-        assert pte(a, RW).output == page
-        assert int(pte(a, RW)) - page == 0x00E8_0000_0000_0F43
+        assert page_of(a, RW) == page
+        assert kernel.page_alloc.page_count(page) == 1
 
-    def test_areas_are_copied_not_shared(self) -> None:
-        a = process(kernel_of())
+    def test_areas_are_copied_not_shared(self, kernel: Kernel) -> None:
+        a = process(kernel)
         b = fork(a, "b")
         assert mprotect(b, RW, 4 * PAGE, 0) is None
         assert a.write(RW, b"x") is None
         signalled(b.read(RW, 1), Signal.SIGSEGV, "page-fault.rights")
 
-    def test_a_page_that_cannot_be_copied_breaks_the_model(self) -> None:
-        a = process(kernel_of())
+    def test_a_page_that_cannot_be_copied_breaks_the_model(self, kernel: Kernel) -> None:
+        a = process(kernel)
         a.write(RW, b"x")
         b = fork(a, "b")
-        a.kernel.memory.poison(pte(a, RW).output, 1)
+        a.kernel.memory.poison(page_of(a, RW), 1)
         with pytest.raises(ModelError, match="cannot be copied"):
             b.write(RW, b"y")
 
 
 class TestRanges:
-    def test_munmap_splits_an_area_and_frees_the_pages_in_between(self) -> None:
-        mm = process(kernel_of())
+    def test_munmap_splits_an_area_and_frees_the_pages_in_between(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"w" * 4 * PAGE)
         used = mm.kernel.page_alloc.used
         assert munmap(mm, RW + PAGE, 2 * PAGE - 100) is None
@@ -369,15 +391,16 @@ class TestRanges:
         signalled(mm.read(RW + PAGE, 1), Signal.SIGSEGV, "page-fault.no-area")
         signalled(mm.read(RW + 3 * PAGE - 1, 1), Signal.SIGSEGV, "page-fault.no-area")
 
-    def test_munmap_over_holes_and_several_areas(self) -> None:
-        mm = process(kernel_of())
+    def test_munmap_over_holes_and_several_areas(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         assert munmap(mm, 0, RX) is None
         assert [vma.start for vma in mm.vmas] == [RX, NONE]
         assert munmap(mm, 0, RX) is None
 
-    @pytest.mark.parametrize(("start", "size"), [(RW + 1, PAGE), (RW, 0), ((1 << 48) - PAGE, PAGE + 1), (1 << 60, 1)])
-    def test_munmap_of_no_range_of_pages_is_einval(self, start: int, size: int) -> None:
-        mm = process(kernel_of())
+    @pytest.mark.parametrize(("start", "size"), [(RW + 1, PAGE), (RW, 0), (-PAGE, PAGE + 1), (1 << 60, 1)])
+    def test_munmap_of_no_range_of_pages_is_einval(self, kernel: Kernel, start: int, size: int) -> None:
+        mm = process(kernel)
+        start = start if start > 0 else kernel.pgtable.task_size + start
         refused(munmap(mm, start, size), Errno.EINVAL, "munmap.bad-range")
         assert mm.vma_lookup(RW) is not None
 
@@ -390,15 +413,15 @@ class TestRanges:
             (READ | EXEC, 0x00A0_0000_0000_0FC3),
         ):
             assert mprotect(mm, RW, PAGE, flags) is None
-            assert int(pte(mm, RW)) - pte(mm, RW).output == raw
+            assert pte(mm, RW) - page_of(mm, RW) == raw
             signalled(mm.write(RW, b"x"), Signal.SIGSEGV, "page-fault.rights")
         assert mprotect(mm, RW, PAGE, READ | WRITE) is None
         assert mm.read(RW, 4) == b"kept"
         assert mm.write(RW, b"new!") is None
         assert mm.read(RW, 4) == b"new!"
 
-    def test_mprotect_splits_at_both_ends(self) -> None:
-        mm = process(kernel_of())
+    def test_mprotect_splits_at_both_ends(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         assert mprotect(mm, RW + PAGE, PAGE, READ) is None
         spans = sorted((vma.start, vma.size, vma.flags) for vma in mm.vmas if vma.start < RO)
         assert spans == [(RW, PAGE, 3), (RW + PAGE, PAGE, 1), (RW + 2 * PAGE, 2 * PAGE, 3)]
@@ -406,24 +429,24 @@ class TestRanges:
         assert mm.write(RW + 2 * PAGE, b"x") is None
         signalled(mm.write(RW + PAGE, b"x"), Signal.SIGSEGV, "page-fault.rights")
 
-    def test_mprotect_refuses_a_start_inside_a_page(self) -> None:
-        refused(mprotect(process(kernel_of()), RW + 8, PAGE, READ), Errno.EINVAL, "mprotect.bad-start")
+    def test_mprotect_refuses_a_start_inside_a_page(self, kernel: Kernel) -> None:
+        refused(mprotect(process(kernel), RW + 8, PAGE, READ), Errno.EINVAL, "mprotect.bad-start")
 
-    def test_mprotect_of_a_range_with_a_hole_changes_what_comes_before_it(self) -> None:
-        mm = process(kernel_of())
+    def test_mprotect_of_a_range_with_a_hole_changes_what_comes_before_it(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         why = refused(mprotect(mm, RW + 3 * PAGE, 2 * PAGE, READ), Errno.ENOMEM, "mprotect.hole")
         assert why.startswith("a has no memory at 0x10004000")
         signalled(mm.write(RW + 3 * PAGE, b"x"), Signal.SIGSEGV, "page-fault.rights")
         refused(mprotect(mm, RW - PAGE, 2 * PAGE, READ), Errno.ENOMEM, "mprotect.hole")
         assert mm.write(RW, b"x") is None
 
-    def test_mprotect_of_nothing_succeeds(self) -> None:
-        assert mprotect(process(kernel_of()), 0x9000_0000, 0, READ) is None
+    def test_mprotect_of_nothing_succeeds(self, kernel: Kernel) -> None:
+        assert mprotect(process(kernel), 0x9000_0000, 0, READ) is None
 
 
 class TestNotifiers:
-    def test_munmap_tells_after_the_entry_is_cleared_and_before_the_page_is_free(self) -> None:
-        mm = process(kernel_of())
+    def test_munmap_tells_after_the_entry_is_cleared_and_before_the_page_is_free(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW + PAGE, b"x")
         recorder = recorded(mm, RW + PAGE)
         munmap(mm, RW, 4 * PAGE)
@@ -438,40 +461,40 @@ class TestNotifiers:
         munmap(mm, RW, 4 * 0x4000)
         assert [call[:2] for call in recorder.calls] == [(RW, RW + 3 * 0x4000)]
 
-    def test_memory_that_was_never_touched_goes_without_a_word(self) -> None:
-        mm = process(kernel_of())
+    def test_memory_that_was_never_touched_goes_without_a_word(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         recorder = recorded(mm)
         munmap(mm, RW, PAGE)
         mprotect(mm, RW + PAGE, PAGE, READ)
         assert recorder.calls == []
 
-    def test_mprotect_tells_after_the_entry_has_fewer_rights(self) -> None:
-        mm = process(kernel_of())
+    def test_mprotect_tells_after_the_entry_has_fewer_rights(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"x")
         recorder = recorded(mm)
         mprotect(mm, RW, 4 * PAGE, READ)
         ((start, end, seen, owners),) = recorder.calls
-        assert (start, end, seen.ap, owners) == (RW, RW + PAGE, 3, ("a",))
+        assert (start, end, kernel.pgtable.pte_write(seen), owners) == (RW, RW + PAGE, False, ("a",))
         mprotect(mm, RW, 4 * PAGE, READ)
         assert len(recorder.calls) == 1
 
-    def test_a_fork_tells_everything_after_the_parent_is_write_protected(self) -> None:
-        mm = process(kernel_of())
+    def test_a_fork_tells_everything_after_the_parent_is_write_protected(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"x")
         recorder = recorded(mm)
         fork(mm, "b")
         ((start, end, seen, _),) = recorder.calls
-        assert (start, end, seen.ap, seen.dbm) == (0, TLB_FLUSH_ALL, 3, False)
+        assert (start, end, kernel.pgtable.pte_write(seen)) == (0, TLB_FLUSH_ALL, False)
 
-    def test_a_copy_tells_while_the_entry_is_clear_and_the_old_page_held(self) -> None:
-        mm = process(kernel_of())
+    def test_a_copy_tells_while_the_entry_is_clear_and_the_old_page_held(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"x")
         fork(mm, "b")
         recorder = recorded(mm)
         mm.write(RW + 9, b"y")
         assert recorder.calls == [(RW, RW + PAGE, 0, ("a", "b"))]
         assert mm.kernel.page_alloc.owners_of(recorder.page) == ("b",)
-        assert pte(mm, RW).output != recorder.page
+        assert page_of(mm, RW) != recorder.page
 
     def test_reuse_tells_after_the_entry_allows_more(self) -> None:
         mm = process(kernel_of())
@@ -481,25 +504,25 @@ class TestNotifiers:
         recorder = recorded(mm)
         mm.write(RW, b"y")
         ((start, end, seen, _),) = recorder.calls
-        assert (start, end, seen.ap) == (RW, RW + PAGE, 1)
+        assert (start, end, Stage1Leaf(seen).ap) == (RW, RW + PAGE, 1)
 
-    def test_a_page_that_comes_in_is_told_to_nobody(self) -> None:
-        mm = process(kernel_of())
+    def test_a_page_that_comes_in_is_told_to_nobody(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         recorder = recorded(mm)
         mm.write(RW, b"x")
         mm.write(RW, b"x")
         assert recorder.calls == []
 
-    def test_the_end_releases_first_and_only_then_frees(self) -> None:
-        mm = process(kernel_of())
+    def test_the_end_releases_first_and_only_then_frees(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.write(RW, b"x")
         recorder = recorded(mm)
         mmput(mm)
         assert recorder.calls == [("release", True, ("a",))]
         assert mm.kernel.page_alloc.owners_of(recorder.page) == ()
 
-    def test_a_subscription_holds_the_structure_until_it_is_put(self) -> None:
-        mm = process(kernel_of())
+    def test_a_subscription_holds_the_structure_until_it_is_put(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         notifier = MmuNotifier(Recorder())
         mmu_notifier_register(notifier, mm)
         assert notifier.mm is mm
@@ -509,8 +532,8 @@ class TestNotifiers:
         assert mm not in mm.kernel.mms
         assert mm.kernel.page_alloc.used == 0
 
-    def test_put_of_a_living_mm_does_not_release(self) -> None:
-        mm = process(kernel_of())
+    def test_put_of_a_living_mm_does_not_release(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         recorder = Recorder()
         notifier = MmuNotifier(recorder)
         mmu_notifier_register(notifier, mm)
@@ -519,9 +542,9 @@ class TestNotifiers:
         mmput(mm)
         assert recorder.calls == []
 
-    def test_unregister_releases_once(self) -> None:
+    def test_unregister_releases_once(self, kernel: Kernel) -> None:
         for exits_first in (False, True):
-            mm = process(kernel_of())
+            mm = process(kernel)
             recorder = Recorder()
             notifier = MmuNotifier(recorder)
             mmu_notifier_register(notifier, mm)
@@ -530,8 +553,8 @@ class TestNotifiers:
             mmu_notifier_unregister(notifier, mm)
             assert [call[0] for call in recorder.calls] == ["release"]
 
-    def test_only_the_first_subscription_of_an_mm_allocates(self) -> None:
-        mm = process(kernel_of())
+    def test_only_the_first_subscription_of_an_mm_allocates(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mm.kernel.fail_allocation = 1
         refused(mmu_notifier_register(MmuNotifier(Recorder()), mm), Errno.ENOMEM, "mmu-notifier.no-memory")
         assert mm.mm_count == 1
@@ -539,8 +562,8 @@ class TestNotifiers:
         mm.kernel.fail_allocation = 1
         assert mmu_notifier_register(MmuNotifier(Recorder()), mm) is None
 
-    def test_a_dead_mm_takes_no_subscription(self) -> None:
-        mm = process(kernel_of())
+    def test_a_dead_mm_takes_no_subscription(self, kernel: Kernel) -> None:
+        mm = process(kernel)
         mmgrab(mm)
         mmput(mm)
         with pytest.raises(ModelError, match="no user any more"):
@@ -584,7 +607,7 @@ class TestDevices:
     def test_memory_that_aborts_is_a_fault_of_the_device(self) -> None:
         rig, dev, mm = self.rig()
         mm.write(RW, b"x")
-        rig.kernel.memory.poison(pte(mm, RW).output, 1)
+        rig.kernel.memory.poison(page_of(mm, RW), 1)
         for data in (None, b"y"):
             fault = rig.driver.access(dev, 1, RW, data, 1)
             assert isinstance(fault, Faulted)
@@ -721,8 +744,8 @@ class Simple:
 class Pair:
     """The model's processes beside the simple ones."""
 
-    def __init__(self) -> None:
-        self.kernel = kernel_of()
+    def __init__(self, tables: PageTables) -> None:
+        self.kernel = Kernel(Mainline(), pgtable=tables)
         first = MmStruct(self.kernel, "p0")
         first.vmas = [vma for vma in process_memory(b"p0 ") if vma.start in AREA]
         simple = Simple({page: AREA[page & ~0xFFFF] for page in PAGES}, dict(TEXT))
@@ -769,20 +792,22 @@ class Pair:
         for mm, simple in filter(None, self.processes):
             for page in PAGES:
                 if mm.has_page(page):
-                    entry = pte(mm, page)
-                    mapped.setdefault(entry.output, []).append(mm.name)
+                    output = page_of(mm, page)
+                    mapped.setdefault(output, []).append(mm.name)
                     assert page in simple.rights
-                    assert self.kernel.memory.load(entry.output, PAGE) == simple.text[page]
-                    assert not entry.dbm or self.kernel.page_alloc.page_count(entry.output) == 1
+                    assert self.kernel.memory.load(output, PAGE) == simple.text[page]
+                    writable = self.kernel.pgtable.pte_write(pte(mm, page))
+                    assert not writable or self.kernel.page_alloc.page_count(output) == 1
         for output, names in mapped.items():
             assert sorted(self.kernel.page_alloc.owners_of(output)) == sorted(names)
             assert self.kernel.page_alloc.page_count(output) == len(names)
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(STEPS, max_size=40))
-def test_memory_behaves_as_plain_bytes_of_each_process(steps: list[tuple[object, ...]]) -> None:
-    pair = Pair()
+@pytest.mark.parametrize("tables", TABLES)
+@settings(max_examples=200, deadline=None)
+@given(steps=st.lists(STEPS, max_size=40))
+def test_memory_behaves_as_plain_bytes_of_each_process(tables: str, steps: list[tuple[object, ...]]) -> None:
+    pair = Pair(TABLES[tables]())
     for step in steps:
         pair.do(*step)
         pair.check_pages()

@@ -13,6 +13,9 @@ from pasidlab.drivers.mock import MockDriver
 from pasidlab.hw.smmuv3.features import GRANULES, Features, StallModel
 from pasidlab.linux.iommu import iommu_probe_device
 from pasidlab.linux.kernel import Arch, Kernel
+from pasidlab.linux.pgtable import PageTables
+from pasidlab.linux.pgtable_arm64 import Arm64PageTables
+from pasidlab.linux.pgtable_x86 import X86PageTables
 from pasidlab.linux.profiles import profile
 from pasidlab.linux.structs import Device, IommuDevice, IommuGroup
 from pasidlab.linux.traps import Arm64Os, X86Os
@@ -59,7 +62,8 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     os = operating_system(spec)
     switched = profile(spec.kernel).with_switches(dict(spec.switches))
     arch = Arch.X86 if isinstance(os, X86Os) else Arch.ARM64
-    kernel = Kernel(scheme, switched, arch, page_shift=PAGE_SHIFTS[spec.cpu.page_size])
+    page_shift = PAGE_SHIFTS[spec.cpu.page_size]
+    kernel = Kernel(scheme, switched, arch, page_shift=page_shift, pgtable=_page_tables(spec, arch, page_shift))
     kernel.enqcmd_like = os.enqcmd_like
     kernel.force_tagged_sva = spec.cpu.force_tagged_sva
     parts = Assembly(kernel, os, MockDriver(kernel), ArmSmmuDriver(kernel))
@@ -74,6 +78,13 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     for device in spec.device:
         parts.endpoints[device.name] = _make_endpoint(parts, device, streams.get(device.name, ()))
     return parts
+
+
+def _page_tables(spec: MachineSpec, arch: Arch, page_shift: int) -> PageTables:
+    """Return what page tables the kernel has: those that its IOMMUs can walk, else those of its CPUs."""
+    if arch is not Arch.X86 or any(iommu.model == "arm-smmu-v3" for iommu in spec.iommu):
+        return Arm64PageTables(page_shift)
+    return X86PageTables()
 
 
 def _make_smmu(driver: ArmSmmuDriver, spec: IommuSpec) -> IommuDevice:
@@ -136,6 +147,15 @@ def _smmu_traits(spec: DeviceSpec, streams: tuple[int, ...], pci: bool) -> Devic
 def _endpoint_of_kind(spec: DeviceSpec, dev: Device, hardware: Hardware) -> Endpoint:
     if spec.is_idxd:
         queue, kernel_pasid = spec.queue or "shared", spec.kernel_pasid is not False
-        return Idxd(dev, hardware, spec.submits, spec.sloppy, queue=queue, takes_kernel_pasid=kernel_pasid)
+        analytics = spec.kind == "iaa"
+        return Idxd(
+            dev,
+            hardware,
+            spec.submits,
+            spec.sloppy,
+            queue=queue,
+            takes_kernel_pasid=kernel_pasid,
+            analytics=analytics,
+        )
     kind = Narrow if spec.kind == "narrow" else PcieEndpoint
     return kind(dev, hardware, spec.submits, spec.sloppy)

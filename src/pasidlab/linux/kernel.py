@@ -11,7 +11,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pasidlab import events
+from pasidlab.errors import ModelError
 from pasidlab.linux.page_alloc import PageAllocator
+from pasidlab.linux.pgtable import PageTables
+from pasidlab.linux.pgtable_arm64 import Arm64PageTables
+from pasidlab.linux.pgtable_x86 import X86PageTables
 from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile
 from pasidlab.memory import Memory
 from pasidlab.pasid import Allocator, PasidSpace
@@ -87,6 +91,7 @@ class Kernel:
         page_shift: log2 of the page size that the kernel was built for: 12, 14 or 16.
         memory: the machine's physical memory.
         page_alloc: who gives its pages out.
+        pgtable: what its page tables look like; by the architecture, unless they were chosen.
     """
 
     __slots__ = (
@@ -103,6 +108,7 @@ class Kernel:
         "observers",
         "page_alloc",
         "page_shift",
+        "pgtable",
         "profile",
         "scheme",
         "warnings",
@@ -116,6 +122,7 @@ class Kernel:
         *,
         page_shift: int = 12,
         memory: Memory | None = None,
+        pgtable: PageTables | None = None,
     ) -> None:
         self.scheme = scheme
         self.profile = profile
@@ -133,6 +140,9 @@ class Kernel:
         self.page_shift = page_shift
         self.memory = memory or Memory()
         self.page_alloc = PageAllocator(self.memory, page_shift)
+        self.pgtable = pgtable or (X86PageTables() if arch is Arch.X86 else Arm64PageTables(page_shift))
+        if self.pgtable.index_shifts[-1] != page_shift:
+            raise ModelError(f"a kernel with pages of {self.page_size} bytes has page tables for others")
 
     @property
     def page_size(self) -> int:

@@ -1,6 +1,7 @@
 """struct mm_struct: the address space that a PASID names, its two reference counts, its areas.
 
-Source: include/linux/sched/mm.h, kernel/fork.c, mm/mmap.c, mm/mprotect.c, arch/arm64/mm/fault.c, v6.12 and v7.3.
+Source: include/linux/sched/mm.h, kernel/fork.c, mm/mmap.c, mm/mprotect.c, arch/{arm64,x86}/mm/fault.c, v6.12 and
+v7.3.
 `mm_users` counts tasks that live in the address space; `mm_count` counts references to the structure, all users
 together being one of them.
 
@@ -36,12 +37,10 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 4096
 """The page of a kernel that was not built for a larger one."""
-TASK_SIZE = 1 << pgtable.VA_BITS
-"""Where a user's addresses end."""
 _AREAS = {0x1000_0000: READ | WRITE, 0x2000_0000: READ, 0x3000_0000: READ | EXEC, 0x5000_0000: 0}
 _AREA_PAGES = 4
 
-_FAULT = "do_page_fault (arch/arm64/mm/fault.c)"
+_FAULT = "do_page_fault (arch/arm64/mm/fault.c), do_user_addr_fault (arch/x86/mm/fault.c)"
 SEGV_NO_AREA = Rule(
     "page-fault.no-area",
     _FAULT,
@@ -52,14 +51,14 @@ SEGV_NO_AREA = Rule(
 SEGV_RIGHTS = Rule(
     "page-fault.rights",
     _FAULT,
-    "!(vma->vm_flags & vm_flags): SEGV_ACCERR",
+    "!(vma->vm_flags & vm_flags), x86 access_error(): SEGV_ACCERR",
     "the area of {mm} at {address:#x} does not let it {access}",
     source=KNOWN,
 )
 BUS_ABORT = Rule(
     "page-fault.external-abort",
-    "do_sea (arch/arm64/mm/fault.c)",
-    "synchronous external abort",
+    "do_sea (arch/arm64/mm/fault.c), kill_me_maybe (arch/x86/kernel/cpu/mce/core.c)",
+    "synchronous external abort, x86: machine check",
     "no memory answers {mm} at {address:#x}",
     source=KNOWN,
 )
@@ -179,7 +178,7 @@ class MmStruct:
 
     @property
     def pgd(self) -> int:
-        """Physical address of the first table of its page table, as TTBR0_EL1 would have it; made on first use."""
+        """Physical address of its first page table, as TTBR0_EL1 or CR3 would have it; made on first use."""
         if self.pgd_page is None:
             self.pgd_page = pgtable.pgd_alloc(self.kernel)
         return self.pgd_page
@@ -194,7 +193,7 @@ class MmStruct:
     def has_page(self, address: int) -> bool:
         """Whether the page of `address` was brought in."""
         ptep = pgtable.pte_offset_map(self, address)
-        return ptep is not None and pgtable.pte_present(pgtable.ptep_get(self.kernel.memory, ptep))
+        return ptep is not None and self.kernel.pgtable.pte_present(pgtable.ptep_get(self.kernel.memory, ptep))
 
     # --- what the process's own instructions do ----------------------------------------------------------------
 
@@ -243,20 +242,27 @@ class MmStruct:
 
 
 def permitted_page(mm: MmStruct, address: int, write: bool) -> int | None:
-    """Return where the byte of an address lies, if the page table lets user space access it as it stands."""
+    """Return where the byte of an address lies, if the page table lets user space access it as it stands.
+
+    The access leaves its flags in the entry, where the architecture's hardware sets them.
+    """
     ptep = pgtable.pte_offset_map(mm, address)
     if ptep is None:
         return None
-    pte = pgtable.ptep_get(mm.kernel.memory, ptep)
-    if not pgtable.pte_permits(pte, write):
+    kernel = mm.kernel
+    pte = pgtable.ptep_get(kernel.memory, ptep)
+    accessed = kernel.pgtable.pte_access(pte, write)
+    if accessed is None:
         return None
-    return pte.output | address & mm.kernel.page_size - 1
+    if accessed != pte:
+        pgtable.set_pte(kernel.memory, ptep, accessed)
+    return kernel.pgtable.pte_page(pte) | address & kernel.page_size - 1
 
 
 def do_page_fault(mm: MmStruct, address: int, write: bool) -> Signalled | None:
-    """Serve a fault of the process's own instruction, or tell the signal that it gets (arch/arm64/mm/fault.c).
+    """Serve a fault of the process's own instruction, or tell the signal that it gets (arch/*/mm/fault.c).
 
-    To write implies to read, and to execute does so without EPAN.
+    To write implies to read, and to execute does so, on arm64 without EPAN.
     """
     vma = mm.vma_lookup(address)
     if vma is None:
@@ -347,7 +353,7 @@ def munmap(mm: MmStruct, start: int, size: int) -> Refusal | None:
     """Take a range out of an address space; holes in it are no error (`do_vmi_munmap`)."""
     page_size = mm.kernel.page_size
     end = start + page_align(size, page_size)
-    if start % page_size or end > TASK_SIZE or end == start:
+    if start % page_size or end > mm.kernel.pgtable.task_size or end == start:
         return MUNMAP_BAD_RANGE.refuse(start=start, size=size)
     inside = _split_out(mm, start, end)
     mm.vmas = [vma for vma in mm.vmas if vma not in inside]

@@ -45,7 +45,7 @@ from pasidlab.hw.smmuv3.registers import (
     StrtabFmt,
 )
 from pasidlab.hw.smmuv3.structures import OAS_BITS, AddressSize, L1Std, Ste
-from pasidlab.linux import pgtable
+from pasidlab.linux import pgtable_arm64
 from pasidlab.linux.kernel import Kernel
 
 STRTAB_MAX_L1_ENTRIES = 1 << 17
@@ -109,7 +109,7 @@ def _entry_features(idr0: Idr0, idr1: Idr1) -> Features:
 def cpu_registers(kernel: Kernel) -> CpuRegisters:
     """Return the system registers of the modelled CPUs: 48-bit virtual and physical addresses, no FEAT_HAFT."""
     tg0 = ARM_LPAE_TCR_TG0[kernel.page_shift]
-    return CpuRegisters(t0sz=64 - pgtable.VA_BITS, tg0=tg0, ips=CPU_PARANGE, mair=pgtable.MAIR_EL1)
+    return CpuRegisters(t0sz=64 - pgtable_arm64.VA_BITS, tg0=tg0, ips=CPU_PARANGE, mair=pgtable_arm64.MAIR_EL1)
 
 
 def alloc_bytes(kernel: Kernel, size: int) -> int:

@@ -63,6 +63,7 @@ class FaultKind(Enum):
 
     EXTERNAL_ABORT = "external abort"
     TRANSLATION = "translation"
+    RESERVED = "reserved bits"
     ADDR_SIZE = "address size"
     ACCESS = "access flag"
     PERMISSION = "permission"
@@ -173,11 +174,15 @@ class Level:
 
 
 class Start(NamedTuple):
-    """Where a walk begins: the first table, its level and those below it, and the address within that table's reach."""
+    """Where a walk begins: the first table, its level and those below it, and the address within that table's reach.
+
+    `limits` is what table entries above have gathered, where a walk starts further down than at the top.
+    """
 
     table: int
     levels: tuple[Level, ...]
     left: int
+    limits: int = 0
 
 
 class Grant:

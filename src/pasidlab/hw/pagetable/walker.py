@@ -6,7 +6,7 @@ address of every table of the first stage and the first stage's output go throug
 
 Decided here: an access that is refused marks no leaf, where the architecture leaves that open; a run of contiguous
 entries whose output is not aligned as its input is taken entry by entry, as a TLB may do with any run.
-Not modelled: caches of intermediate entries, and entries that change while they are walked.
+Not modelled: entries that change while they are walked. Caches of intermediate entries are the caller's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pasidlab.hw.pagetable.contract import (
     Leaf,
     Level,
     Reading,
+    Start,
     Touch,
     WalkFault,
 )
@@ -39,12 +40,14 @@ def walk(
     access: Access | None,
     touches: list[Touch],
     stage2: Format | None = None,
+    start: Start | None = None,
 ) -> Leaf | WalkFault:
     """Translate an address by `fmt`, and by `stage2` what comes out of it if that is given.
 
     `touches` gets every memory access in order, also when the walk faults. Without `access` no right is asked for.
+    With `start` the walk of `fmt` begins there, at a table that a cache remembers.
     """
-    first = _Stage(memory, fmt, address, access, touches, stage2).run()
+    first = _Stage(memory, fmt, address, access, touches, stage2).run(start)
     if stage2 is None or isinstance(first, WalkFault):
         return first
     second = _Stage(memory, stage2, first.output, access, touches).run()
@@ -90,15 +93,14 @@ class _Stage:
         self.touches = touches
         self.below = below
 
-    def run(self) -> Leaf | WalkFault:
+    def run(self, begin: Start | None = None) -> Leaf | WalkFault:
         """Go down level by level until an entry maps the address, or a check fails."""
         fmt, load64, touches, below = self.fmt, self.memory.load64, self.touches, self.below
         stage, read, marks_tables = fmt.stage, fmt.read, fmt.marks_tables
-        start = fmt.start(self.address)
+        start = begin or fmt.start(self.address)
         if isinstance(start, Reading):
             return self._fault(start, 0)
-        table, levels, left = start
-        limits = 0
+        table, levels, left, limits = start
         for level in levels:
             place = table | left >> level.shift << 3
             left &= (1 << level.shift) - 1
@@ -114,7 +116,8 @@ class _Stage:
             touches.append(Touch(at, entry, reading.rule, stage, level.number))
             if reading.fault is not None:
                 return self._fault(reading, level.number)
-            if marks_tables and (fault := self._write_back(fmt.mark_table(entry), _Spot(level, place, at))):
+            marked = fmt.mark_table(entry) if marks_tables else None
+            if marked is not None and (fault := self._write_back(marked, _Spot(level, place, at))):
                 return fault
             table, limits = fmt.descend(entry, level, limits)
         raise ModelError(f"{fmt!r}: a table entry at the last level")
@@ -148,10 +151,8 @@ class _Stage:
             lg2 = level.run
         return Leaf(output, lg2, rights, entry, spot.at, level.number, fmt.is_global(entry), grant.clean)
 
-    def _write_back(self, marked: tuple[int, Rule] | None, spot: _Spot) -> WalkFault | None:
-        """Store what hardware changed in an entry, if anything; the stage below sees a write."""
-        if marked is None:
-            return None
+    def _write_back(self, marked: tuple[int, Rule], spot: _Spot) -> WalkFault | None:
+        """Store what hardware changed in an entry; the stage below sees a write."""
         at = self._reach(spot.place, _UPDATE_TABLE)
         if isinstance(at, WalkFault):
             return at

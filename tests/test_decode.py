@@ -33,7 +33,8 @@ def stdin(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
 class TestFormats:
     def test_every_structure_queue_entry_register_and_descriptor_has_a_format(self) -> None:
         structures = {"ste", "cd", "l1std", "l1cd", "event", "cmd", "pri"} | {o.name.lower() for o in REGISTERS}
-        assert set(FORMATS) == {f"smmuv3.{name}" for name in structures} | {"vmsa.pte", "vmsa.table", "vmsa.stage2"}
+        expected = {f"smmuv3.{name}" for name in structures} | {"vmsa.pte", "vmsa.table", "vmsa.stage2"}
+        assert {name for name in FORMATS if not name.startswith("pcie.")} == expected
 
     @given(st.sampled_from(sorted(FORMATS)), st.data())
     def test_any_value_decodes_and_its_fields_and_reserved_bits_make_it_up(

@@ -29,9 +29,10 @@ from pasidlab.hw.smmuv3.commands import (
     TlbiS2Ipa,
     TlbiS12Vmall,
 )
-from pasidlab.hw.smmuv3.request import Request, Translated
+from pasidlab.hw.smmuv3.request import Request
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
 from pasidlab.hw.smmuv3.translate import TLB_HIT, WALKED
+from pasidlab.hw.transaction import Translated
 from tests.smmuv3_hardware import (
     AF,
     ASID,

@@ -1,8 +1,9 @@
 """Every word that can be decoded from hexadecimal digits, by name: table entries, commands, records, registers.
 
 A format is one line in `FORMATS`; whoever adds an IOMMU or a device adds its words there. Digits come as 64-bit words,
-word 0 first, as kernels' debugfs and the records print them, or as little-endian bytes, as a memory dump has them. The
-two are never guessed from one another: sixteen digits may be either.
+word 0 first, as kernels' debugfs and the records print them, or as bytes in the order of memory, or of the link. Bytes
+are little-endian, but for PCI Express, where the first is the most significant and word 0 has the first eight. The two
+are never guessed from one another: sixteen digits may be either.
 """
 
 from __future__ import annotations
@@ -14,6 +15,20 @@ from typing import Any
 
 from pasidlab.errors import InputError
 from pasidlab.hw.pagetable.descriptors import Stage1Leaf, Stage2Leaf, TableDescriptor
+from pasidlab.hw.pcie.headers import (
+    Completion,
+    InvalidateCompletion,
+    InvalidateRequest,
+    Memory32,
+    Memory64,
+    PageRequest,
+    PasidPrefix,
+    PrgResponse,
+    TranslationRequest32,
+    TranslationRequest64,
+)
+from pasidlab.hw.pcie.payloads import InvalidateRange, TranslationEntry
+from pasidlab.hw.pcie.wire import BigEndianWord
 from pasidlab.hw.smmuv3.commands import Command, Opcode, command_of
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
@@ -23,6 +38,7 @@ from pasidlab.hw.smmuv3.structures import Cd, L1Cd, L1Std, Ste
 from pasidlab.rules import Rule
 from pasidlab.words import Field, Word
 
+_WORD_BITS = 64
 _WORD_DIGITS = 16
 _LONGEST_SHOWN = 40
 
@@ -40,6 +56,7 @@ class WordFormat:
         judge: the rule by which hardware would refuse the word, if any; None where nothing can be refused.
         judged_by: the hardware that `judge` stands for, in words, and what it answers to a word that it refuses.
         fills: words that are left out at the end are zero.
+        big_endian: its first byte, and its word 0, are the most significant; the last word has the bits that remain.
     """
 
     name: str
@@ -50,11 +67,12 @@ class WordFormat:
     judge: Callable[[Word], Rule | None] | None = None
     judged_by: tuple[str, str] = ("", "")
     fills: bool = False
+    big_endian: bool = False
 
     @property
     def words(self) -> int:
         """How many 64-bit words it has; 32 bits are one."""
-        return -(-self.bits // 64)
+        return -(-self.bits // _WORD_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +116,8 @@ class Decoded:
 
 
 def _of(name: str, word: type[Word], summary: str = "") -> WordFormat:
-    return WordFormat(name=name, summary=summary or _first_line(word), bits=word.SIZE, read=word)
+    big_endian = issubclass(word, BigEndianWord)
+    return WordFormat(name=name, summary=summary or _first_line(word), bits=word.SIZE, read=word, big_endian=big_endian)
 
 
 def _first_line(word: type[Word]) -> str:
@@ -145,6 +164,18 @@ _LIST = (
         _of(f"smmuv3.{offset.name.lower()}", word, f"Register {offset.name} at {offset:#x}")
         for offset, word in REGISTERS.items()
     ),
+    _of("pcie.pasid_prefix", PasidPrefix),
+    _of("pcie.memory_32", Memory32),
+    _of("pcie.memory", Memory64),
+    _of("pcie.ats_request_32", TranslationRequest32),
+    _of("pcie.ats_request", TranslationRequest64),
+    _of("pcie.ats_completion", Completion),
+    _of("pcie.ats_entry", TranslationEntry),
+    _of("pcie.invalidate", InvalidateRequest),
+    _of("pcie.invalidate_range", InvalidateRange),
+    _of("pcie.invalidate_cpl", InvalidateCompletion),
+    _of("pcie.page_request", PageRequest),
+    _of("pcie.prg_response", PrgResponse),
 )
 FORMATS: dict[str, WordFormat] = {one.name: one for one in _LIST}
 """Every format by its name."""
@@ -174,10 +205,13 @@ def decode_words(form: WordFormat, text: str, place: str = "HEX") -> Decoded:
     tokens = _tokens(text, place)
     words = [_word(token, form, place) for token in tokens]
     _check_length(len(words), form.words, "64-bit word" if form.words == 1 else "64-bit words", form, place)
-    raw = sum(word << 64 * index for index, word in enumerate(words))
-    if raw >> form.bits:
+    last_bits = form.bits - (len(words) - 1) * _WORD_BITS
+    if words[-1] >> last_bits:
         raise InputError(f"{place} {_short(text)}: {form.name} has {form.bits} bits, and this does not fit")
-    return decode(form, raw)
+    if form.big_endian:
+        head = int.from_bytes(b"".join(word.to_bytes(8, "big") for word in words[:-1]), "big")
+        return decode(form, head << last_bits | words[-1])
+    return decode(form, sum(word << index * _WORD_BITS for index, word in enumerate(words)))
 
 
 def decode_bytes(form: WordFormat, text: str, place: str = "HEX") -> Decoded:
@@ -187,7 +221,7 @@ def decode_bytes(form: WordFormat, text: str, place: str = "HEX") -> Decoded:
         raise InputError(f"{place} {_short(text)}: {len(digits)} digits are no whole bytes; two digits are a byte")
     data = bytes.fromhex(digits)
     _check_length(len(data), form.bits // 8, "bytes", form, place)
-    return decode(form, int.from_bytes(data, "little"))
+    return decode(form, int.from_bytes(data, "big" if form.big_endian else "little"))
 
 
 def _tokens(text: str, place: str) -> list[str]:
@@ -231,8 +265,8 @@ def _short(text: str) -> str:
 
 def hex_words(word: Word) -> list[str]:
     """Return the 64-bit words, word 0 first, with all their digits."""
-    digits = min(word.SIZE // 4, _WORD_DIGITS)
-    return [f"{one:#0{digits + 2}x}" for one in word.words]
+    digits = [min(word.SIZE // 4 - start, _WORD_DIGITS) for start in range(0, word.SIZE // 4, _WORD_DIGITS)]
+    return [f"{one:#0{count + 2}x}" for one, count in zip(word.words, digits, strict=True)]
 
 
 def words_text(word: Word) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pasidlab.drivers.arm_smmu_v3.driver import Instance
 from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
-from pasidlab.hw.atc import AtcEntry
+from pasidlab.hw.atc import AtcEntry, AtcKey
 from pasidlab.hw.pagetable.contract import Leaf
 from pasidlab.hw.pagetable.vmsa import Stage2
 from pasidlab.hw.smmuv3 import inspect
@@ -339,8 +339,8 @@ class _SmmuTree:
         text = f"TLB {tag.regime.name}, VMID {tag.vmid}, {who}: {input_:#x} to {output:#x}, {size_text(key.lg2)}"
         return Node(f"{text}: {rights_text(leaf.rights)}; {memory_text(owners)}", record)
 
-    def _in_device(self, dev: Device, cached: tuple[tuple[int | None, int, int], AtcEntry]) -> Node:
-        (pasid, lg2, page), entry = cached
+    def _in_device(self, dev: Device, cached: tuple[AtcKey, AtcEntry]) -> Node:
+        (pasid, lg2, page, _), entry = cached
         first, output, owners = page << lg2, entry.output >> lg2 << lg2, self._owners(entry.output)
         record: dict[str, Any] = {"kind": "cached_in_device", "device": dev.name, "pasid": pasid}
         record |= {"input": first, "lg2": lg2, "output": output, "owners": owners}

@@ -11,49 +11,13 @@ Not modelled: caches of intermediate levels of a page-table walk; broadcast TLB 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+from pasidlab.hw.cache import Cache
 from pasidlab.hw.pagetable.contract import Leaf
 from pasidlab.hw.smmuv3.target import Regime, TlbScope
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-@dataclass(slots=True)
-class Cache(Generic[K, V]):
-    """A bounded table whose oldest entry makes room for a new one; capacity 0 keeps nothing."""
-
-    capacity: int
-    entries: dict[K, V] = field(default_factory=dict)
-
-    def get(self, key: K) -> V | None:
-        """Return what is kept for a key."""
-        return self.entries.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value."""
-        if not self.capacity:
-            return
-        if len(self.entries) >= self.capacity and key not in self.entries:
-            del self.entries[next(iter(self.entries))]
-        self.entries[key] = value
-
-    def drop(self, key: K) -> None:
-        """Forget one entry."""
-        self.entries.pop(key, None)
-
-    def drop_where(self, reached: Callable[[K], bool]) -> None:
-        """Forget the entries whose key an invalidation reaches."""
-        for key in [key for key in self.entries if reached(key)]:
-            del self.entries[key]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.entries.clear()
 
 
 class Tag(NamedTuple):

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pasidlab.hw.cache import Cache
 from pasidlab.hw.pagetable.vmsa import Granule, Region, Stage1, Stage2
-from pasidlab.hw.smmuv3.caches import Cache
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.legality import cd_fault, is_el2, ste_fault
 from pasidlab.hw.smmuv3.structures import OAS_BITS, TG0_SHIFT, TG1_SHIFT, Cd, Config, Ste

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pasidlab.hw.cache import Cache
 from pasidlab.hw.pagetable.contract import Access, Touch, WalkFault
 from pasidlab.hw.pagetable.walker import walk
-from pasidlab.hw.smmuv3.caches import Cache
 from pasidlab.hw.smmuv3.contexts import Context, Decoder, Stream
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface

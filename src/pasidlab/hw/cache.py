@@ -1,0 +1,47 @@
+"""A bounded cache, as hardware has them for configuration and translations.
+
+Decided here: the oldest entry makes room, which no specification demands; refilling a key pushes nothing out and
+does not make the entry younger; capacity 0 keeps nothing, so that every access reads memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class Cache(Generic[K, V]):
+    """A bounded table whose oldest entry makes room for a new one; capacity 0 keeps nothing."""
+
+    capacity: int
+    entries: dict[K, V] = field(default_factory=dict)
+
+    def get(self, key: K) -> V | None:
+        """Return what is kept for a key."""
+        return self.entries.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value."""
+        if not self.capacity:
+            return
+        if len(self.entries) >= self.capacity and key not in self.entries:
+            del self.entries[next(iter(self.entries))]
+        self.entries[key] = value
+
+    def drop(self, key: K) -> None:
+        """Forget one entry."""
+        self.entries.pop(key, None)
+
+    def drop_where(self, reached: Callable[[K], bool]) -> None:
+        """Forget the entries whose key an invalidation reaches."""
+        for key in [key for key in self.entries if reached(key)]:
+            del self.entries[key]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.entries.clear()

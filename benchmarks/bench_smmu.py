@@ -22,9 +22,10 @@ from benchmarks.rows import Row, cpu_seconds
 from pasidlab.hw.smmuv3.batch import Batch, BatchTranslator, Status
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Offset, StrtabBase, StrtabBaseCfg
-from pasidlab.hw.smmuv3.request import Request, Translated
+from pasidlab.hw.smmuv3.request import Request
 from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, S1Fmt, Ste
+from pasidlab.hw.transaction import Translated
 from pasidlab.memory import PAGE_SIZE, Memory
 from pasidlab.words import Word
 

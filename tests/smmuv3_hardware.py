@@ -12,9 +12,10 @@ from typing import Any
 from pasidlab.hw.smmuv3.commands import CFGI_ALL_RANGE, CfgiSteRange, Command, Sync, TlbiNsnhAll
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.registers import Offset
-from pasidlab.hw.smmuv3.request import Ats, Operation, Outcome, Request, Translated
+from pasidlab.hw.smmuv3.request import Outcome, Request
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
+from pasidlab.hw.transaction import Ats, Operation, Translated
 from pasidlab.memory import Memory
 
 from .smmuv3_rig import Programmer

@@ -15,9 +15,10 @@ from pasidlab.errors import InputError
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.smmuv3 import inspect
 from pasidlab.hw.smmuv3.registers import Offset
-from pasidlab.hw.smmuv3.request import Operation, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.request import Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, Ste
+from pasidlab.hw.transaction import Operation, Translated
 from pasidlab.machine import Machine
 from pasidlab.report.dump import MOST_CONTEXTS, dump
 from pasidlab.report.walk import walk

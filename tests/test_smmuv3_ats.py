@@ -13,9 +13,9 @@ from pasidlab.hw.smmuv3.commands import AtcInv, CfgiSte, PriResp, Resp, Sync, Tl
 from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
 from pasidlab.hw.smmuv3.records import PriRecord
 from pasidlab.hw.smmuv3.registers import CmdqErr, Offset
-from pasidlab.hw.smmuv3.request import Ats, AtsStatus, Completion, Terminated, Translated
-from pasidlab.hw.smmuv3.smmu import Transferred
+from pasidlab.hw.smmuv3.request import Completion, Terminated
 from pasidlab.hw.smmuv3.structures import Config
+from pasidlab.hw.transaction import Ats, AtsStatus, Transferred, Translated
 from tests.smmuv3_hardware import (
     AF,
     ASID,

@@ -21,10 +21,11 @@ from pasidlab.hw.smmuv3.features import GRANULES, Features, StallModel
 from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
 from pasidlab.hw.smmuv3.records import EventCode
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Cr2, Gbpa, Offset, StrtabBase, StrtabBaseCfg
-from pasidlab.hw.smmuv3.request import Completion, Operation, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.request import Completion, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
 from pasidlab.hw.smmuv3.target import ResumeAction
+from pasidlab.hw.transaction import Operation, Translated
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 from pasidlab.words import Word

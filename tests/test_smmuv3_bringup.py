@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from pasidlab.hw.smmuv3.features import Features
-from pasidlab.hw.smmuv3.request import Completion, Operation, Request, Stalled, Terminated
-from pasidlab.hw.smmuv3.smmu import Smmuv3, Transferred
+from pasidlab.hw.smmuv3.request import Completion, Request, Stalled, Terminated
+from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.target import ResumeAction
+from pasidlab.hw.transaction import Operation, Transferred
 from pasidlab.memory import Memory
 
 # Registers

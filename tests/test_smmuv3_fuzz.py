@@ -12,8 +12,9 @@ from pasidlab.hw.smmuv3.commands import COMMANDS, Resp
 from pasidlab.hw.smmuv3.features import Features, StallModel
 from pasidlab.hw.smmuv3.records import EVENTS, PriRecord
 from pasidlab.hw.smmuv3.registers import Offset
-from pasidlab.hw.smmuv3.request import Ats, AtsCompletion, Operation, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.request import AtsCompletion, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.structures import Cd, Config, Ste
+from pasidlab.hw.transaction import Ats, Operation, Translated
 from pasidlab.memory import Memory
 from tests.smmuv3_hardware import CDTAB, CMDQ, EVENTQ, HEAP, PRIQ, SID, STRTAB, Software, Tables, World
 

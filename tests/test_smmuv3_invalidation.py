@@ -46,11 +46,12 @@ from pasidlab.hw.smmuv3.commands import (
     TlbiS12Vmall,
 )
 from pasidlab.hw.smmuv3.registers import Cr0, Offset, StrtabBase, StrtabBaseCfg
-from pasidlab.hw.smmuv3.request import Ats, Operation, Request, Terminated, Translated
-from pasidlab.hw.smmuv3.smmu import Smmuv3, Transferred
+from pasidlab.hw.smmuv3.request import Request, Terminated
+from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Config, Ste
 from pasidlab.hw.smmuv3.target import Regime
 from pasidlab.hw.smmuv3.translate import ALL_RIGHTS
+from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated
 from pasidlab.linux.mm import READ, WRITE, permitted_page
 from pasidlab.linux.structs import IommuDomain
 

@@ -11,8 +11,9 @@ import pytest
 
 from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.legality import STE_S2SL0, STE_S2T0SZ
-from pasidlab.hw.smmuv3.request import Completion, Terminated, Translated
+from pasidlab.hw.smmuv3.request import Completion, Terminated
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, L1Std, Ste
+from pasidlab.hw.transaction import Translated
 from tests.smmuv3_hardware import (
     ACCESS,
     AF,

@@ -12,10 +12,10 @@ from pasidlab.hw.pagetable.vmsa import Granule
 from pasidlab.hw.smmuv3.commands import CfgiSte, Resume, StallTerm, TlbiNsnhAll
 from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.registers import Gbpa, Offset
-from pasidlab.hw.smmuv3.request import Ats, Completion, Operation, Request, Stalled, Terminated, Translated
-from pasidlab.hw.smmuv3.smmu import Transferred
+from pasidlab.hw.smmuv3.request import Completion, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd
 from pasidlab.hw.smmuv3.target import ResumeAction
+from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated
 from tests.smmuv3_hardware import (
     ACCESS,
     ADDR_SIZE,

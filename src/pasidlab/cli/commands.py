@@ -300,7 +300,8 @@ def walk(
 
     Exit status 0 whether it is translated or faults, 2 for bad input.
     """
-    from pasidlab.hw.smmuv3.request import Operation, Request
+    from pasidlab.hw.smmuv3.request import Request
+    from pasidlab.hw.transaction import Operation
     from pasidlab.report.walk import walk as walk_machine
 
     if access not in ("read", "write"):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pasidlab import events
-from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Moved
+from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Denied, Moved, Seen
 from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
@@ -77,6 +77,18 @@ PAGE_REFUSED = Rule(
     "the IOMMU, after a page request",
     "the response was not SUCCESS, or the page is still not there",
     "{dev} asked for {address:#x} of {mm} under PASID {pasid} to {access}, and was refused",
+)
+PAGE_NOT_ASKED = Rule(
+    "dma.page-not-there",
+    "the IOMMU",
+    "no page with that right, and the device makes no page request",
+    "{dev} may not {access} {address:#x} of {mm} under PASID {pasid}, and does not ask for the page",
+)
+DMA_RID_BLOCKED = Rule(
+    "dma.rid-blocked",
+    "the IOMMU",
+    "no domain for requests without PASID",
+    "{dev} has no domain for accesses without PASID: the access is blocked",
 )
 DMA_ABORTED = Rule(
     "dma.aborted",
@@ -316,8 +328,10 @@ class MockDriver:
         if dev.fault_param is not None:
             iopf_queue_flush_dev(dev)
 
-    def translate(self, dev: Device, pasid: int) -> IommuDomain | Faulted:
-        """Return the domain whose memory the device reaches under a PASID."""
+    def translate(self, dev: Device, pasid: int | None) -> IommuDomain | Faulted:
+        """Return the domain whose memory the device reaches under a PASID, or without (None)."""
+        if pasid is None:
+            return self._rid_domain(dev)
         domain = self.entries.get((dev, pasid))
         if domain is None:
             return DMA_NO_ENTRY.fault(dev=dev.name, pasid=pasid)
@@ -325,8 +339,27 @@ class MockDriver:
             return DMA_QUIET.fault(dev=dev.name, pasid=pasid, mm=domain.mm.name)
         return domain
 
-    def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
-        """Read or write memory within one page, asking for the page when the process's table does not permit it."""
+    def _rid_domain(self, dev: Device) -> IommuDomain | Faulted:
+        domain = None if dev.iommu_group is None else dev.iommu_group.domain
+        if domain is None or domain.type is DomainType.BLOCKED:
+            return DMA_RID_BLOCKED.fault(dev=dev.name)
+        return domain
+
+    def access(
+        self,
+        dev: Device,
+        pasid: int | None,
+        address: int,
+        data: bytes | None,
+        size: int,
+        *,
+        page_requests: bool = True,
+        privileged: bool = False,
+    ) -> Moved | Faulted:
+        """Read or write memory within one page, asking for the page when the process's table does not permit it.
+
+        Pages of a process answer privileged accesses like others: this driver knows no such right.
+        """
         domain = self.translate(dev, pasid)
         if isinstance(domain, Faulted):
             return domain
@@ -335,15 +368,16 @@ class MockDriver:
             return Moved(KERNEL, bytes(size) if data is None else data)
         facts = {"dev": dev.name, "address": address, "mm": mm.name, "pasid": pasid}
         physical = permitted_page(mm, address, data is not None)
-        if physical is None:
+        if physical is None and page_requests:
             self._request_page(dev, pasid, address, READ if data is None else WRITE)
             physical = permitted_page(mm, address, data is not None)
         if physical is None:
-            return PAGE_REFUSED.fault(**facts, access="read" if data is None else "write")
+            facts["access"] = "read" if data is None else "write"
+            return _denied(facts, page_requests)
         moved = self._move(physical, data, size)
         return DMA_ABORTED.fault(**facts) if moved is None else Moved(mm.name, moved)
 
-    def _request_page(self, dev: Device, pasid: int, address: int, perm: int) -> None:
+    def _request_page(self, dev: Device, pasid: int | None, address: int, perm: int) -> None:
         self.report(dev, Fault(pasid, address & -self.kernel.page_size, perm, last=True, grpid=0))
         if dev.fault_param is not None:
             iopf_queue_flush_dev(dev)
@@ -353,6 +387,13 @@ class MockDriver:
         if data is None:
             return self.kernel.memory.load(physical, size)
         return data if self.kernel.memory.store(physical, data) else None
+
+
+def _denied(facts: dict[str, object], asked: bool) -> Denied:
+    """Say how the device saw that it may not use a page; a refused page request is answered Invalid Request."""
+    if asked:
+        return Denied(PAGE_REFUSED, facts, Seen.INVALID)
+    return Denied(PAGE_NOT_ASKED, facts, Seen.NO_PAGE)
 
 
 def _takes_faults(domain: IommuDomain | None) -> bool:

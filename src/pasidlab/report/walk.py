@@ -20,9 +20,10 @@ from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.pagetable.descriptors import Descriptor, Stage1Leaf, Stage2Leaf, TableDescriptor
 from pasidlab.hw.smmuv3.records import Event
-from pasidlab.hw.smmuv3.request import AtsCompletion, Outcome, Request, Stalled, Terminated, Translated, facts
+from pasidlab.hw.smmuv3.request import AtsCompletion, Outcome, Request, Stalled, Terminated, facts
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, L1Cd, L1Std, Ste
+from pasidlab.hw.transaction import Translated
 from pasidlab.linux.structs import Device
 from pasidlab.machine import Machine
 from pasidlab.report.places import device_named, memory_text, rights_text, size_text

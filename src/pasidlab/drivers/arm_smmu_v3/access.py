@@ -11,11 +11,12 @@ Not modelled: accesses of several devices at a time.
 from __future__ import annotations
 
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuMaster
-from pasidlab.drivers.hardware import Moved
+from pasidlab.drivers.hardware import Denied, Moved, Seen
+from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
 from pasidlab.hw.smmuv3.request import Stalled, Terminated
-from pasidlab.hw.smmuv3.smmu import Transferred
 from pasidlab.hw.smmuv3.target import ResumeAction
+from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iopf import run_work
 from pasidlab.rules import WAS_READ, Faulted, Rule
 
@@ -52,13 +53,24 @@ PAGE_DENIED = Rule(
 
 
 def access_memory(
-    master: ArmSmmuMaster, port: DmaPort, pasid: int, address: int, data: bytes | None, size: int
+    master: ArmSmmuMaster,
+    port: DmaPort,
+    pasid: int | None,
+    address: int,
+    data: bytes | None,
+    size: int,
+    *,
+    page_requests: bool,
+    privileged: bool,
 ) -> Moved | Faulted:
-    """Write `data`, or read `size` bytes (None), within one page; a stalled access waits for the kernel's workers."""
+    """Write `data`, or read `size` bytes (None), within one page; a stalled access waits for the kernel's workers.
+
+    A stall is the SMMU's doing, so it comes to a device without `page_requests` too.
+    """
     facts = {"dev": master.dev.name, "address": address, "pasid": pasid}
     port.ats = master.pci_ats
     for _ in range(MOST_RETRIES):
-        outcome = port.transfer(pasid, address, data, size)
+        outcome = port.transfer(pasid, address, data, size, page_requests=page_requests, privileged=privileged)
         if isinstance(outcome, Stalled):
             answer = _wait(master, port, outcome)
             if answer is None:
@@ -78,10 +90,10 @@ def _wait(master: ArmSmmuMaster, port: DmaPort, stalled: Stalled) -> ResumeActio
     return port.smmu.answered(stalled)
 
 
-def _owner(master: ArmSmmuMaster, pasid: int, address: int) -> str:
+def _owner(master: ArmSmmuMaster, pasid: int | None, address: int) -> str:
     """Say whose memory an address is: of several owners, the one that (device, PASID) is for."""
     owners = master.smmu.kernel.page_alloc.owners_of(address)
-    record = master.master_domains.get(pasid)
+    record = None if pasid is None else master.master_domains.get(pasid)
     meant = record.domain.mm.name if record is not None and record.domain.mm is not None else ""
     if meant in owners:
         return meant
@@ -91,5 +103,11 @@ def _owner(master: ArmSmmuMaster, pasid: int, address: int) -> str:
 def _faulted(outcome: Terminated | PageRefused, facts: dict[str, object]) -> Faulted:
     if isinstance(outcome, PageRefused):
         rule = PAGE_LOST if outcome.response is None else PAGE_DENIED
-        return rule.fault(**facts)
+        return Denied(rule, facts, _seen(outcome))
     return Faulted(outcome.rule, outcome.facts)
+
+
+def _seen(refused: PageRefused) -> Seen:
+    if not refused.asked:
+        return Seen.NO_PAGE
+    return Seen.INVALID if refused.response is Resp.INVALID_REQUEST else Seen.FAILURE

@@ -407,9 +407,20 @@ class ArmSmmuDriver:
         assert heard is not None
         return iommu_report_device_fault(dev, heard)
 
-    def access(self, dev: Device, pasid: int, address: int, data: bytes | None, size: int) -> Moved | Faulted:
+    def access(
+        self,
+        dev: Device,
+        pasid: int | None,
+        address: int,
+        data: bytes | None,
+        size: int,
+        *,
+        page_requests: bool = True,
+        privileged: bool = False,
+    ) -> Moved | Faulted:
         """Let a device read or write memory within one page."""
-        return access_memory(self.masters[dev], self.ports[dev], pasid, address, data, size)
+        how = {"page_requests": page_requests, "privileged": privileged}
+        return access_memory(self.masters[dev], self.ports[dev], pasid, address, data, size, **how)
 
 
 def _takes_stalls(master: ArmSmmuMaster) -> bool:

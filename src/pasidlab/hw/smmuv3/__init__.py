@@ -4,19 +4,9 @@ What people who use the model alone need is here; the modules have the words of 
 """
 
 from pasidlab.hw.smmuv3.features import Features, StallModel
-from pasidlab.hw.smmuv3.request import (
-    Ats,
-    AtsCompletion,
-    AtsStatus,
-    Completion,
-    Operation,
-    Outcome,
-    Request,
-    Stalled,
-    Terminated,
-    Translated,
-)
-from pasidlab.hw.smmuv3.smmu import Smmuv3, Transferred
+from pasidlab.hw.smmuv3.request import AtsCompletion, Completion, Outcome, Request, Stalled, Terminated
+from pasidlab.hw.smmuv3.smmu import Smmuv3
+from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Transferred, Translated
 
 __all__ = [
     "Ats",

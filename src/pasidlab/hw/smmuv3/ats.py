@@ -20,18 +20,11 @@ from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.contexts import Stream
 from pasidlab.hw.smmuv3.lookup import BadConfig
 from pasidlab.hw.smmuv3.records import FBadAtsTreq, FTranslForbidden, FUut, PriRecord
-from pasidlab.hw.smmuv3.request import (
-    AtsCompletion,
-    AtsStatus,
-    Operation,
-    Outcome,
-    Request,
-    Terminated,
-    Translated,
-)
+from pasidlab.hw.smmuv3.request import AtsCompletion, Outcome, Request, Terminated
 from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import Config, Eats, InstCfg
 from pasidlab.hw.smmuv3.translate import CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
+from pasidlab.hw.transaction import AtsStatus, Operation, Translated
 from pasidlab.rules import Rule
 
 ATS_ABSENT = Rule(

@@ -6,13 +6,14 @@ Not modelled: more than one page request at a time; translation requests for mor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pasidlab.hw.atc import Atc, AtcEntry
 from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.records import PriRecord
-from pasidlab.hw.smmuv3.request import Ats, AtsCompletion, AtsStatus, Operation, Request, Stalled, Terminated
-from pasidlab.hw.smmuv3.smmu import Smmuv3, Transferred
+from pasidlab.hw.smmuv3.request import AtsCompletion, Request, Stalled, Terminated
+from pasidlab.hw.smmuv3.smmu import Smmuv3
+from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Transferred
 from pasidlab.rules import Rule
 
 PRG_INDEX = 0
@@ -27,10 +28,14 @@ ATS_REFUSED = Rule(
 
 @dataclass(frozen=True, slots=True)
 class PageRefused:
-    """The device asked for a page, and the answer was not Success; None: there was no answer."""
+    """The device has no translation with that right.
+
+    It `asked` for the page, and `response` was not Success (None: there was no answer), or it did not ask.
+    """
 
     request: Request
     response: Resp | None
+    asked: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -52,33 +57,40 @@ class DmaPort:
             self.smmu.connect_ats(self.sid, self)
 
     def transfer(
-        self, ssid: int | None, address: int, data: bytes | None, size: int
+        self,
+        ssid: int | None,
+        address: int,
+        data: bytes | None,
+        size: int,
+        *,
+        page_requests: bool = True,
+        privileged: bool = False,
     ) -> Transferred | Terminated | Stalled | PageRefused:
-        """Write `data`, or read `size` bytes (None), all of one page."""
+        """Write `data`, or read `size` bytes (None), all of one page; `page_requests` where it may ask for pages."""
         access = Operation.READ if data is None else Operation.WRITE
-        request = Request(self.sid, ssid, address, access)
+        request = Request(self.sid, ssid, address, access, privileged)
         if self.ats:
-            return self._transfer_translated(request, data, size)
+            return self._transfer_translated(request, data, size, self.pri and page_requests)
         return self._move(request, data, size)
 
     def _move(self, request: Request, data: bytes | None, size: int) -> Transferred | Terminated | Stalled:
         return self.smmu.dma_read(request, size) if data is None else self.smmu.dma_write(request, data)
 
     def _transfer_translated(
-        self, request: Request, data: bytes | None, size: int
+        self, request: Request, data: bytes | None, size: int, may_ask: bool
     ) -> Transferred | Terminated | Stalled | PageRefused:
         """Translate by the ATC, by a translation request, and at last after a page request."""
         output = self._translate(request)
-        if output is None and self.pri:
+        if output is None and may_ask:
             response = self._request_page(request)
             if response is not Resp.SUCCESS:
                 return PageRefused(request, response)
             output = self._translate(request)
         if output is None:
-            return PageRefused(request, None)
+            return PageRefused(request, None, asked=may_ask)
         if isinstance(output, Terminated):
             return output
-        moved = Request(request.sid, request.ssid, output, request.access, ats=Ats.TRANSLATED)
+        moved = replace(request, address=output, ats=Ats.TRANSLATED)
         return self._move(moved, data, size)
 
     def _translate(self, request: Request) -> int | Terminated | None:
@@ -87,7 +99,7 @@ class DmaPort:
         hit = self.atc.lookup(request.ssid, request.address, write=write)
         if hit is not None:
             return hit
-        asked = Request(request.sid, request.ssid, request.address, request.access, ats=Ats.TRANSLATION_REQUEST)
+        asked = replace(request, ats=Ats.TRANSLATION_REQUEST)
         completion = self.smmu.translate(asked)
         assert isinstance(completion, AtsCompletion)
         if completion.status is not AtsStatus.SUCCESS:

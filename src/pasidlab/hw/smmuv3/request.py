@@ -7,29 +7,14 @@ Not modelled: memory attributes and security states of transactions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, StrEnum
-from typing import NamedTuple
+from enum import Enum
 
-from pasidlab.hw.pagetable.contract import Rights, WalkFault
+from pasidlab.hw.pagetable.contract import WalkFault
 from pasidlab.hw.smmuv3.records import Event
+from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Translated
 from pasidlab.rules import Rule
 
 SID_BITS, SSID_BITS, ADDRESS_BITS = 32, 20, 64
-
-
-class Operation(StrEnum):
-    """What a transaction does to memory."""
-
-    READ = "read"
-    WRITE = "write"
-
-
-class Ats(Enum):
-    """How a transaction relates to PCIe ATS."""
-
-    UNTRANSLATED = "untranslated"
-    TRANSLATION_REQUEST = "translation request"
-    TRANSLATED = "translated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +52,6 @@ class Completion(Enum):
     RAZ_WI = "read as zero, write ignored"
 
 
-class Translated(NamedTuple):
-    """The transaction goes on to `address`; the 2**`lg2` bytes around it are translated alike, with `rights`."""
-
-    address: int
-    lg2: int
-    rights: Rights
-    rule: Rule
-
-
 @dataclass(frozen=True, slots=True)
 class Terminated:
     """The transaction ended here: by which rule, with which event record (None is silence)."""
@@ -106,14 +82,6 @@ class Stalled:
     def facts(self) -> dict[str, object]:
         """What the rule's sentence needs."""
         return facts(self.request, self.fault)
-
-
-class AtsStatus(Enum):
-    """Completion status of an ATS translation request."""
-
-    SUCCESS = "Success"
-    UNSUPPORTED_REQUEST = "UR"
-    COMPLETER_ABORT = "CA"
 
 
 @dataclass(frozen=True, slots=True)

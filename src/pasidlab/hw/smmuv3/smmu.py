@@ -11,7 +11,7 @@ of the parts say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy.typing as npt
@@ -25,21 +25,12 @@ from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
 from pasidlab.hw.smmuv3.lookup import Lookup
 from pasidlab.hw.smmuv3.records import FTranslation, PriRecord
-from pasidlab.hw.smmuv3.request import (
-    Ats,
-    AtsCompletion,
-    Completion,
-    Operation,
-    Outcome,
-    Request,
-    Stalled,
-    Terminated,
-    Translated,
-)
+from pasidlab.hw.smmuv3.request import AtsCompletion, Completion, Outcome, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.hw.smmuv3.translate import Translator
+from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated
 from pasidlab.memory import PAGE_SIZE, Memory
 from pasidlab.rules import Rule
 
@@ -69,14 +60,6 @@ OUTPUT_ABORT = Rule(
     "external abort on the access itself",
     "stream {sid:#x}, SubstreamID {ssid}: no memory answers where {address:#x} leads",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Transferred:
-    """A transaction that reached memory: where, and the bytes that were read or written."""
-
-    address: int
-    data: bytes
 
 
 class Smmuv3:

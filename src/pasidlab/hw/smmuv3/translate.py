@@ -32,11 +32,12 @@ from pasidlab.hw.smmuv3.records import (
     FWalkEabt,
     TranslationClass,
 )
-from pasidlab.hw.smmuv3.request import Completion, Operation, Outcome, Request, Stalled, Terminated, Translated
+from pasidlab.hw.smmuv3.request import Completion, Outcome, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.structures import Config, InstCfg, PrivCfg
 from pasidlab.hw.smmuv3.target import Regime
+from pasidlab.hw.transaction import Operation, Translated
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pasidlab.hw.cpu import (
     SIZE,
+    Answer,
     Arm64Cpu,
     Arm64Registers,
     CpuException,
@@ -19,6 +20,8 @@ from pasidlab.hw.cpu import (
     X86Registers,
     descriptor,
     ia32_pasid,
+    st64bv_status,
+    zero_flag,
 )
 
 ENQCMD, ENQCMDS, MOVDIR64B = Instruction.ENQCMD, Instruction.ENQCMDS, Instruction.MOVDIR64B
@@ -417,3 +420,16 @@ def test_a_descriptor_with_more_than_60_bytes_is_refused():
 def test_a_descriptor_with_a_pasid_too_wide_is_refused():
     with pytest.raises(ValueError, match=r"^PASID 0x100000 does not fit bits 19:0$"):
         descriptor(pasid=0x100000)
+
+
+# what comes back
+
+
+@pytest.mark.parametrize(("answer", "flag"), [(Answer.ACCEPTED, False), (Answer.RETRY, True)])
+def test_retry_is_zf_1(answer, flag):
+    assert zero_flag(answer) is flag
+
+
+@pytest.mark.parametrize(("answer", "status"), [(Answer.ACCEPTED, 0), (Answer.RETRY, 1), (None, 0xFFFF_FFFF_FFFF_FFFF)])
+def test_xs_tells_the_answer_and_all_ones_that_there_is_none(answer, status):
+    assert st64bv_status(answer) == status

@@ -1,7 +1,8 @@
 """A scenario: a machine and steps, read from TOML; each verb is one structure that knows how to be done.
 
 Unknown keys, wrong types and names that name nothing are errors that say where, what stood there and what is
-allowed. Every step may carry expectations: one value, or a table by scheme.
+allowed. Every step may carry expectations: one value, or a table by scheme, or by model of IOMMU where their drivers
+differ.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from msgspec import Meta, Struct, field
 from pasidlab.decode import convert, read_toml
 from pasidlab.description import RESERVED_NAMES, MachineSpec, Name, check
 from pasidlab.devices import Access, Work
+from pasidlab.devices.idxd.library import OPERATIONS, Request
+from pasidlab.devices.idxd.registers import Portal
 from pasidlab.errors import Errno, InputError
 from pasidlab.hw.cpu import MAX_PASID, Instruction
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault
@@ -39,11 +42,11 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
     """What every step may have.
 
     Attributes:
-        expect: the result that must come; by scheme, a scheme that is not named may have any.
+        expect: the result that must come; by scheme or by model of IOMMU, what is not named may have any.
         expect_pasid: the number that must come.
         expect_work: whose memory must have been touched: a process, "kernel", or "nobody".
         expect_data: the bytes, as text, that must have been read or written there.
-        expect_detail: a text that the detail must contain (of `show` and `invalidate_kva`).
+        expect_detail: a text that the detail must contain (of `show`, `invalidate_kva` and `descriptor`).
         note: text for the reader.
     """
 
@@ -362,6 +365,67 @@ class Submit(Job, frozen=True, tag="submit"):
         return f"{self.process} {self.device} {self.instruction.value if self.instruction else 'register'}"
 
 
+class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
+    """A process sends a descriptor of its own making to a DSA or IAA; the detail tells the answer and the record.
+
+    `operation` is that of the device's kind; `pattern` text of up to 8 bytes of a fill or a compare_pattern,
+    `destination2` of a dualcast, `room` the most bytes of output of an IAA. `completion` is where the completion record
+    goes; without it there is none. `claims` is dword 0, for instructions that leave it to the program.
+    """
+
+    process: Name
+    device: Name
+    operation: str
+    instruction: Instruction = Instruction.ENQCMD
+    source: Address = 0
+    destination: Address = 0
+    size: Annotated[int, Meta(ge=0)] = 0
+    pattern: Annotated[str, Meta(max_length=8)] = ""
+    destination2: Address = 0
+    room: Annotated[int, Meta(ge=0)] = 0
+    completion: Address | None = None
+    block_on_fault: bool = True
+    claims: SentPasid = 0
+    portal: Literal["limited", "unlimited", "limited_ims", "unlimited_ims"] = "limited"
+    uses: ClassVar = _PROCESS | _DEVICE | {"claims": "number"}
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Send it."""
+        kind = next(device.kind for device in machine.spec.device if device.name == self.device)
+        portal = Portal[self.portal.upper()]
+        return machine.submit_descriptor(
+            self.process, self.device, self.instruction, self.packed(kind), claims=self.claims, portal=portal
+        )
+
+    @property
+    def subject(self) -> str:
+        """The names, and what is to be done."""
+        return f"{self.process} {self.device} {self.operation}"
+
+    def packed(self, kind: str) -> bytes:
+        """Return the 64 bytes; InputError for an operation that a kind of device does not have."""
+        operations = OPERATIONS.get(kind)
+        if operations is None:
+            raise InputError(f"device = {self.device!r}: has no descriptors; only one of kind dsa or iaa has")
+        if self.operation not in operations:
+            listed = ", ".join(operations)
+            raise InputError(f"operation = {self.operation!r}: no such operation of {kind}; allowed: {listed}")
+        try:
+            return Request(
+                operations[self.operation],
+                self.source,
+                self.destination,
+                self.size,
+                self.pattern.encode(),
+                self.destination2,
+                self.room,
+                self.completion,
+                self.block_on_fault,
+            ).pack()
+        except ValueError as error:
+            raise InputError(f"descriptor: {error}") from None
+
+
 class KernelSubmit(Job, frozen=True, tag="kernel_submit"):
     """The kernel submits with ENQCMDS, under the number that the device's driver took at probe."""
 
@@ -521,6 +585,7 @@ AnyStep = (
     | Mprotect
     | MmapPortal
     | Submit
+    | SubmitDescriptor
     | KernelSubmit
     | Dma
     | Handoff
@@ -580,6 +645,8 @@ def _check_steps(scenario: Scenario) -> None:
         for result in _values(step.expect):
             if result not in RESULTS:
                 raise InputError(f"step[{index}].expect = {result!r}: no such result; allowed: {', '.join(RESULTS)}")
+        if isinstance(step, SubmitDescriptor):
+            _check_descriptor(f"step[{index}]", step, scenario)
         if isinstance(step, FailNext) and step.errno not in Errno.__members__:
             names = ", ".join(Errno.__members__)
             raise InputError(f"step[{index}].errno = {step.errno!r}: no such errno; allowed: {names}")
@@ -588,6 +655,15 @@ def _check_steps(scenario: Scenario) -> None:
         address = getattr(step, "address", 0)
         if address > MAX_ADDRESS:
             raise InputError(f"step[{index}].address = {address:#x}: must be below 2^64")
+
+
+def _check_descriptor(place: str, step: SubmitDescriptor, scenario: Scenario) -> None:
+    """Build the descriptor of a step, to say where it cannot be."""
+    kind = next(device.kind for device in scenario.device if device.name == step.device)
+    try:
+        step.packed(kind)
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None
 
 
 def _check_names(place: str, step: Step, known: dict[str, set[str]]) -> None:

@@ -7,7 +7,7 @@ The device half takes a submission, decides which PASID it believes, and accesse
 Sources: drivers/dma/idxd/cdev.c and drivers/misc/uacce (v7.3) for the order of calls; the thread's messages 13 and
 15 for what a device may believe: "end point has to use the posted vs non-posted write distinction".
 
-Not modelled: queues' depth and order (work is done at once), interrupts, completion records.
+Not modelled: queues' depth and order (work is done at once), interrupts, completion records; `devices/idxd` has them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import islice
 from pasidlab import events
 from pasidlab.drivers.hardware import Hardware, Moved
 from pasidlab.errors import Errno
-from pasidlab.hw.cpu import Store
+from pasidlab.hw.cpu import SIZE, Store
 from pasidlab.linux.iommu import iommu_dev_enable_feature_sva, pasid_range
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.structs import Device
@@ -68,6 +68,18 @@ class Work:
     address: int = 0x1000_0000
     data: bytes = b"work"
     size: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """64 bytes for a portal, as a program makes them of a job; the instruction sets dword 0.
+
+    `store_at` and `store` are what the program writes into its own memory first, if anything.
+    """
+
+    data: bytes
+    store_at: int = 0
+    store: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +270,11 @@ class Endpoint:
             return NO_QUEUE.refuse(mm=mm.name, dev=self.dev.name)
         return self._access_by(REGISTER_USED, bond.pasid, work)
 
-    def receive(self, store: Store, work: Work) -> Done | Verdict | None:
+    def commands(self, work: Work) -> Iterator[Command]:
+        """Yield what a program writes to the portal for a job; a device without descriptors has no use for the rest."""
+        yield Command(bytes(SIZE))
+
+    def receive(self, store: Store, work: Work, portal: int | None = None) -> Done | Verdict | None:
         """Take a write to the portal; None when the device ignores it."""
         if not store.posted:
             return self._access_by(PORTAL_BELIEVED, store.pasid, work)

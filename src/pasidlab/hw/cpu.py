@@ -15,8 +15,8 @@ What separates the instructions is who chooses data bits 31:0, where a device lo
 | ST64BV | the source | the program | non-posted |
 | ST64BV0 | ACCDATA_EL1[31:0] | system software, for the task | non-posted |
 
-The answer to a non-posted store (ZF = 1 "retry" on x86, the status in Xs on arm64) is the device's, so it is
-not here.
+The answer to a non-posted store is the device's: `Answer`. `zero_flag()` and `st64bv_status()` say how a program
+sees it.
 
 Sources: the ENQCMD, ENQCMDS and MOVDIR64B pages of the Intel SDM, volume 2,
 and the Arm ARM (DDI 0487) on ST64B, ST64BV, ST64BV0, ACCDATA_EL1, SCTLR_EL1 and ESR_EL1. Bit numbers count
@@ -32,7 +32,7 @@ ID_AA64ISAR1_EL1.LS64 = 4 (LS64WB).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -100,6 +100,30 @@ class Store:
     def privileged(self) -> bool:
         """Data bit 31: PRIV, for a device that takes it from the command (SDM, ENQCMD)."""
         return bool(_dword0(self.data) & PRIV)
+
+
+class Answer(Enum):
+    """How a device answers a non-posted write: it took the command, or the program shall try again."""
+
+    ACCEPTED = "accepted"
+    RETRY = "retry"
+
+
+XS_UNSUPPORTED: Final = (1 << 64) - 1
+"""Xs of ST64BV and ST64BV0 when the target does not support such a store."""
+
+
+def zero_flag(answer: Answer) -> bool:
+    """RFLAGS.ZF after ENQCMD or ENQCMDS: 1 is Retry; CF, PF, AF, OF and SF are 0."""
+    return answer is Answer.RETRY
+
+
+def st64bv_status(answer: Answer | None) -> int:
+    """Xs after ST64BV or ST64BV0; None: the target gave no answer, for it does not support such stores.
+
+    All other values are the device's choice; here 0 is accepted and 1 is Retry.
+    """
+    return XS_UNSUPPORTED if answer is None else int(answer is Answer.RETRY)
 
 
 @dataclass(frozen=True, slots=True)

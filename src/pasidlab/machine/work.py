@@ -1,10 +1,29 @@
-"""The verbs that let devices work: submissions by processes and by the kernel, and accesses of their own."""
+"""The verbs that let devices work: submissions by processes and by the kernel, and accesses of their own.
+
+A job for a portal becomes the 64-byte commands that a program would make of it, the instruction sends them, and the
+device does what they say. A job of several commands ends with the first that is not done.
+"""
 
 from __future__ import annotations
 
 from pasidlab.devices import Endpoint, Idxd, Work
 from pasidlab.devices.endpoint import Done
-from pasidlab.hw.cpu import Instruction, Store, X86Registers, descriptor
+from pasidlab.devices.idxd.descriptors import DsaCompletion, Flags, IaaCompletion, parse, status_name
+from pasidlab.devices.idxd.endpoint import USER_WQ
+from pasidlab.devices.idxd.engine import IAA
+from pasidlab.devices.idxd.registers import Portal, portal_offset
+from pasidlab.errors import Errno, InputError
+from pasidlab.hw.cpu import (
+    SIZE,
+    Answer,
+    Instruction,
+    Store,
+    X86Cpu,
+    X86Registers,
+    descriptor,
+    st64bv_status,
+    zero_flag,
+)
 from pasidlab.linux import sva, traps
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.task import Task
@@ -20,7 +39,7 @@ from pasidlab.outcome import (
     PORTAL_UNMAPPED,
     Outcome,
 )
-from pasidlab.rules import Refusal, Signal, Verdict
+from pasidlab.rules import Refusal, Signal, Signalled, Verdict
 
 
 class Submissions(MachineState):
@@ -60,13 +79,74 @@ class Submissions(MachineState):
         claimed = self._number(claims)
         if isinstance(claimed, Refusal):
             return self._settle(claimed)
-        store = self.os.execute(task, instruction, descriptor(claimed))
+        return self._settle(self._submit_all(task, endpoint, instruction, work, claimed))
+
+    def _submit_all(
+        self, task: Task, endpoint: Endpoint, instruction: Instruction, work: Work, claimed: int
+    ) -> Done | Verdict | None:
+        """Send the commands of a job, one after the other, and join what was done."""
+        assert task.mm is not None
+        parts: list[Done] = []
+        for command in endpoint.commands(work):
+            signalled = task.mm.write(command.store_at, command.store) if command.store else None
+            part = signalled or self._send(task, endpoint, instruction, descriptor(claimed, command.data[4:]), work)
+            if not isinstance(part, Done):
+                return part
+            parts.append(part)
+        return _joined(parts)
+
+    def _send(
+        self,
+        task: Task,
+        endpoint: Endpoint,
+        instruction: Instruction,
+        source: bytes,
+        work: Work,
+        portal: int | None = None,
+    ) -> Done | Verdict | None:
+        """Execute the instruction for one command, and hand to the device what reaches the bus."""
+        store = self.os.execute(task, instruction, source)
         if isinstance(store, Verdict):
-            return self._settle(store)
-        if mm not in endpoint.mapped:
-            facts = {"instruction": instruction.value.upper(), "mm": mm.name, "dev": device}
-            return self._settle(PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts))
-        return self._settle(endpoint.receive(store, work))
+            return store
+        assert task.mm is not None
+        if task.mm not in endpoint.mapped:
+            facts = {"instruction": instruction.value.upper(), "mm": task.mm.name, "dev": endpoint.dev.name}
+            return PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts)
+        return endpoint.receive(store, work, portal)
+
+    def submit_descriptor(
+        self,
+        process: str,
+        device: str,
+        instruction: Instruction,
+        data: bytes,
+        *,
+        claims: int | str | None = None,
+        portal: Portal = Portal.LIMITED,
+    ) -> Outcome:
+        """Let a process send 64 bytes of its own making to a DSA or IAA, and look at the completion record.
+
+        `claims` goes into dword 0, which otherwise stays as `data` has it; ENQCMD wants 0 there. The detail tells how
+        the program saw the answer, and what is in its memory where the descriptor wants the record, whose status the
+        program has cleared before.
+        """
+        endpoint = self._endpoint(device)
+        if not isinstance(endpoint, Idxd):
+            raise InputError(f"device {device!r}: has no descriptors; only one of kind dsa or iaa has")
+        if len(data) != SIZE:
+            raise InputError(f"a descriptor has {SIZE} bytes, not {len(data)}")
+        task = self._task(process)
+        if isinstance(task, Refusal):
+            return self._settle(task)
+        if claims is not None:
+            claimed = self._number(claims)
+            if isinstance(claimed, Refusal):
+                return self._settle(claimed)
+            data = descriptor(claimed, data[4:])
+        _clear_record(task, data)
+        part = self._send(task, endpoint, instruction, data, Work(), portal_offset(USER_WQ, portal))
+        detail = [_answer_text(instruction, part), *_record_text(task, endpoint, data)]
+        return self._settle(part, detail=tuple(line for line in detail if line))
 
     def _ring(self, endpoint: Endpoint, mm: MmStruct, work: Work, handle: str | None) -> Done | Verdict:
         """Use the queue of a process, or the one that a handle names: a handle of its own, on that device."""
@@ -87,11 +167,22 @@ class Submissions(MachineState):
             return self._settle(KERNEL_NO_NUMBER.refuse(dev=device))
         if not isinstance(self.os, traps.X86Os):
             return self._settle(KERNEL_NO_ENQCMDS.refuse(dev=device))
-        source = descriptor(pasid, privileged=True)
-        store = self.os.cpu.execute(Instruction.ENQCMDS, X86Registers(), source, privileged=True)
-        if not isinstance(store, Store):
-            return self._settle(KERNEL_NO_ENQCMDS.refuse(dev=device))
-        return self._settle(endpoint.receive(store, work))
+        assert isinstance(endpoint, Idxd)
+        return self._settle(self._kernel_submit_all(endpoint, self.os.cpu, pasid, work))
+
+    def _kernel_submit_all(self, endpoint: Idxd, cpu: X86Cpu, pasid: int, work: Work) -> Done | Verdict | None:
+        """Send the commands of a job, whose descriptors are not privileged, as kernel queues use the DMA API."""
+        parts: list[Done] = []
+        for command in endpoint.commands(work):
+            source = descriptor(pasid, command.data[4:])
+            store = cpu.execute(Instruction.ENQCMDS, X86Registers(), source, privileged=True)
+            if not isinstance(store, Store):
+                return KERNEL_NO_ENQCMDS.refuse(dev=endpoint.dev.name)
+            part = endpoint.receive(store, work, endpoint.kernel_portal)
+            if not isinstance(part, Done):
+                return part
+            parts.append(part)
+        return _joined(parts)
 
     def dma(self, device: str, pasid: int | str, work: Work) -> Outcome:
         """Let a device access memory under a number that it has, from wherever."""
@@ -115,3 +206,53 @@ class Submissions(MachineState):
         outcome = self._endpoint(second).access(bond.pasid, work)
         self.kernel.decided(HANDED_OFF, first=first, second=second, pasid=bond.pasid)
         return self._settle(outcome)
+
+
+_ON_X86 = frozenset({Instruction.ENQCMD, Instruction.ENQCMDS})
+_POSTED = frozenset({Instruction.MOVDIR64B, Instruction.ST64B})
+
+
+def _joined(parts: list[Done]) -> Done:
+    """Return several commands' work as one job's."""
+    if len(parts) == 1:
+        return parts[0]
+    owners = dict.fromkeys(part.owner for part in parts)
+    return Done(" and ".join(owners), parts[-1].pasid, b"".join(part.data for part in parts))
+
+
+def _answer_text(instruction: Instruction, part: Done | Verdict | None) -> str:
+    """Say how the program sees the answer to its instruction; a signal leaves it none."""
+    if isinstance(part, Signalled):
+        return ""
+    if instruction in _POSTED:
+        return f"{instruction.value.upper()}: posted, no answer"
+    retry = isinstance(part, Refusal) and part.errno is Errno.EAGAIN
+    answer = Answer.RETRY if retry else Answer.ACCEPTED
+    seen = f"ZF = {zero_flag(answer):d}" if instruction in _ON_X86 else f"Xs = {st64bv_status(answer)}"
+    return f"{instruction.value.upper()}: {seen}, {answer.value}"
+
+
+def _clear_record(task: Task, data: bytes) -> None:
+    """Clear the status that the program will poll, as every program must; where it has no memory it cannot."""
+    sent = parse(data)
+    if sent.flags & Flags.CRAV:
+        assert task.mm is not None
+        task.mm.write(sent.completion_addr, b"\0")
+
+
+def _record_text(task: Task, endpoint: Idxd, data: bytes) -> list[str]:
+    """Say what the program finds where its descriptor wants the completion record."""
+    sent, kind = parse(data), endpoint.hw.engine.kind
+    if not sent.flags & Flags.CRAV:
+        return []
+    assert task.mm is not None
+    found = task.mm.read(sent.completion_addr, kind.record_bytes)
+    place = f"completion record at {sent.completion_addr:#x}"
+    if isinstance(found, Verdict):
+        return [f"{place}: {found.why}"]
+    record = IaaCompletion.unpack(found) if kind is IAA else DsaCompletion.unpack(found)
+    if not record.status:
+        return [f"{place}: status 0x00, nothing has come"]
+    others = (item for item in record.values() if item.value and item.field.name != "status")
+    fields = "".join(f", {item.field.name} = {item.value:#x}" for item in others)
+    return [f"{place}: status {record.status:#04x} ({status_name(record.status)}){fields}"]

@@ -59,6 +59,6 @@ def features(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give the SMMUs of machines features that descriptions have no key for."""
 
     def change(**changed: Any) -> None:
-        monkeypatch.setattr(assembly, "Features", lambda **given: Features(**given | changed))
+        monkeypatch.setattr(assembly, "SmmuFeatures", lambda **given: Features(**given | changed))
 
     return change

@@ -111,7 +111,8 @@ class TestRun:
         path = scenario_file('[[process]]\nname = "a"\n[[step]]\ndo = "exit"\nprocess = "a"\nexpect = { v3 = "ok" }\n')
         done = pasidlab("run", path)
         assert done.status == 2
-        assert f"{path}: step[0].expect.v3: no such scheme; known here: hybrid, mainline, rfc, v2" in done.err
+        known = "arm-smmu-v3, hybrid, intel-vtd, mainline, mock, rfc, v2"
+        assert f"{path}: step[0].expect.v3: no such scheme or model; known here: {known}" in done.err
 
 
 class TestConform:
@@ -289,4 +290,5 @@ def test_model_leaves_out_what_a_mock_has_no_key_for(pasidlab: Command) -> None:
 
 def test_a_model_that_there_is_not_is_named(pasidlab: Command) -> None:
     done = pasidlab("run", NARROW, "--model", "vtd")
-    assert (done.status, done.err) == (2, f"pasidlab: {NARROW}: model 'vtd': no such model; known: mock, arm-smmu-v3\n")
+    known = "mock, arm-smmu-v3, intel-vtd"
+    assert (done.status, done.err) == (2, f"pasidlab: {NARROW}: model 'vtd': no such model; known: {known}\n")

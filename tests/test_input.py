@@ -51,8 +51,8 @@ MISTAKES = {
         r"device\[0\]\.kind = 'nvme': .*allowed: dsa, iaa, narrow, pcie",
     ),
     "model that comes later": (
-        '[[iommu]]\nname = "s"\nmodel = "intel-vtd"\n' + SHOW,
-        r"iommu\[0\]\.model = 'intel-vtd': .*allowed: arm-smmu-v3, mock",
+        '[[iommu]]\nname = "s"\nmodel = "amd-vi"\n' + SHOW,
+        r"iommu\[0\]\.model = 'amd-vi': .*allowed: arm-smmu-v3, intel-vtd, mock",
     ),
     "smmu key of a mock": (
         '[[iommu]]\nname = "s"\nssid_bits = 4\n' + SHOW,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,20 @@ from pasidlab.description import operating_system
 from pasidlab.hw.smmuv3.registers import Offset
 from pasidlab.linux.traps import X86Os
 from pasidlab.machine import Machine
-from pasidlab.runner import Report, StepReport, run
+from pasidlab.runner import run
 from pasidlab.scenario import Scenario
 
-from .conftest import ROOT
-
-
-@cache
-def scenario_of(path: Path) -> Scenario:
-    return Scenario.load(path)
+from .scenario_outcomes import FILES as ALL_FILES
+from .scenario_outcomes import differences, done_by_devices, on_mocks, scenario_of, unmet
 
 
 def is_for_mocks(path: Path) -> bool:
     return all(iommu.model == "mock" for iommu in scenario_of(path).iommu)
 
 
-FILES = [path for path in sorted((ROOT / "scenarios").glob("*.toml")) if is_for_mocks(path)]
+FILES = [path for path in ALL_FILES if is_for_mocks(path)]
 ARM_FILES = [path for path in FILES if not isinstance(operating_system(scenario_of(path)), X86Os)]
 
-NAMES_OF_THE_MOCK = {"arm-smmu-v3.no-sva": "driver.no-sva-feature"}
-"""The rules of refusals for which the driver has a name of its own."""
 SMMUS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no caches": {"caches": False},
@@ -50,27 +43,6 @@ def on_smmus(scenario: Scenario, **smmu: Any) -> Scenario:
 
 def with_pages(scenario: Scenario, page_size: int) -> Scenario:
     return msgspec.structs.replace(scenario, cpu=msgspec.structs.replace(scenario.cpu, page_size=page_size))
-
-
-def seen(step: StepReport) -> tuple[Any, ...]:
-    """What must be equal; of a fault the rule differs, since hardware names its own."""
-    outcome = step.outcome
-    rule = "" if outcome.result == "fault" else NAMES_OF_THE_MOCK.get(outcome.rule, outcome.rule)
-    return step.number, outcome.result, outcome.pasid, outcome.work, step.trespass, outcome.holders, rule
-
-
-def differences(mock: list[Report], smmu: list[Report]) -> list[Any]:
-    pairs = [(a.scheme, x, y) for a, b in zip(mock, smmu, strict=True) for x, y in zip(a.steps, b.steps, strict=True)]
-    return [(scheme, x.do, seen(x), seen(y)) for scheme, x, y in pairs if seen(x) != seen(y)]
-
-
-def unmet(reports: list[Report]) -> list[Any]:
-    return [(report.scheme, step.number, step.unmet) for report in reports for step in report.steps if step.unmet]
-
-
-@cache
-def on_mocks(path: Path) -> list[Report]:
-    return run(scenario_of(path), "all")
 
 
 @pytest.mark.parametrize("smmu", SMMUS.values(), ids=list(SMMUS))
@@ -99,8 +71,7 @@ def test_scenarios_were_not_left_out() -> None:
 
 def test_devices_reach_memory_through_the_smmu_in_most_scenarios() -> None:
     """Equality would be cheap if nothing ever moved."""
-    done = sum(any(step.outcome.work for step in report.steps) for path in FILES for report in on_mocks(path))
-    assert done > len(FILES)
+    assert done_by_devices(report for path in FILES for report in on_mocks(path)) > len(FILES)
 
 
 @every_file

@@ -123,6 +123,21 @@ class SmmuEvent(Event, frozen=True):
     words: tuple[int, ...]
 
 
+class DmarFault(Event, frozen=True):
+    """The driver of a VT-d unit printed a fault that was recorded.
+
+    `device` is empty where no device has the source; `pasid` is None for a request without; `words` are the record,
+    64 bits each.
+    """
+
+    unit: str
+    device: str
+    name: str
+    sid: int
+    pasid: int | None
+    words: tuple[int, ...]
+
+
 class MmReleased(Event, frozen=True):
     """The last user of an address space left: its entries are quiet from now on, its number is kept."""
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pasidlab.decode import convert
-from pasidlab.description import NOBODY, on_model
+from pasidlab.description import MODELS, NOBODY, on_model
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
@@ -161,12 +161,13 @@ def machine_at(
 
 def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
     report = Report(scenario.title, scheme.name, scenario.kernel, _settings(scenario))
+    case = (*dict.fromkeys(iommu.model for iommu in scenario.iommu), scheme.name)
     with _blamed(scheme):
         machine = Machine(scenario, scheme(scenario.options))
     for number, step in enumerate(scenario.step, start=1):
         with _blamed(scheme):
             outcome = step.perform(machine)
-        unmet = tuple(_unmet(step, outcome, scheme.name))
+        unmet = tuple(_unmet(step, outcome, case))
         trespass = _trespass(step, machine, outcome)
         report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass))
     report.findings.extend(machine.kernel.findings)
@@ -210,38 +211,41 @@ class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
 
 
 def _check_scheme_names(scenario: Scenario, running: set[str]) -> None:
-    known = running | set(SCHEMES)
+    known = running | set(SCHEMES) | set(MODELS)
     for index, step in enumerate(scenario.step):
         for key in ("expect", "expect_pasid", "expect_work", "expect_data", "expect_detail"):
             table = getattr(step, key)
             unknown = sorted(set(table) - known) if isinstance(table, dict) else []
             if unknown:
                 listed = ", ".join(sorted(known))
-                raise InputError(f"step[{index}].{key}.{unknown[0]}: no such scheme; known here: {listed}")
+                raise InputError(f"step[{index}].{key}.{unknown[0]}: no such scheme or model; known here: {listed}")
 
 
-def _unmet(step: Step, outcome: Outcome, scheme: str) -> Iterable[str]:
-    expected = _for_scheme(step.expect, scheme)
+def _unmet(step: Step, outcome: Outcome, case: tuple[str, ...]) -> Iterable[str]:
+    """Yield what was expected and did not come; `case` names the models of the IOMMUs, then the scheme."""
+    expected = _expected(step.expect, case)
     if expected is not None and expected != outcome.result:
         yield f"expected {expected}"
-    number = _for_scheme(step.expect_pasid, scheme)
+    number = _expected(step.expect_pasid, case)
     if number is not None and number != outcome.pasid:
         yield f"expected PASID {number}"
-    owner = _for_scheme(step.expect_work, scheme)
+    owner = _expected(step.expect_work, case)
     touched = NOBODY if outcome.work is None else outcome.work.owner
     if owner is not None and owner != touched:
         yield f"expected work in the memory of {owner}, not {touched}"
-    data = _for_scheme(step.expect_data, scheme)
+    data = _expected(step.expect_data, case)
     moved = "" if outcome.work is None else _text(outcome.work.data)
     if data is not None and data != moved:
         yield f"expected the data {data!r}, not {moved!r}"
-    detail = _for_scheme(step.expect_detail, scheme)
+    detail = _expected(step.expect_detail, case)
     if detail is not None and not any(detail in line for line in outcome.detail):
         yield f"expected the detail to have {detail!r}"
 
 
-def _for_scheme(expected: T | dict[str, T] | None, scheme: str) -> T | None:
-    return expected.get(scheme) if isinstance(expected, dict) else expected
+def _expected(expected: T | dict[str, T] | None, case: tuple[str, ...]) -> T | None:
+    if not isinstance(expected, dict):
+        return expected
+    return next((expected[name] for name in case if name in expected), None)
 
 
 def _text(data: bytes) -> str:

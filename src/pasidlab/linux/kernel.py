@@ -41,10 +41,12 @@ class Arch(StrEnum):
 class SvaScheme(Protocol):
     """What the core leaves to a scheme: which number a bond gets, and how long it lasts.
 
-    `pasidlab.schemes.Scheme` implements it and is what authors of schemes derive from. `takes_driver_numbers` says
+    `pasidlab.schemes.Scheme` implements it and is what authors of schemes derive from. `shares_vtd_did` says whether a
+    number means one mm on every device, so that VT-d can tell address spaces apart by it; `takes_driver_numbers` says
     whether the design has `iommu_sva_bind_device_pasid()` at all.
     """
 
+    shares_vtd_did: bool
     takes_driver_numbers: bool
 
     def bind_device(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:

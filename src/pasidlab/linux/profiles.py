@@ -136,6 +136,12 @@ class Profile:
         "after 7.0 (read); HA and HD run on 7.3.4, HAFT 7.3.4 (read); absent in 6.12.117 (read)",
     )
 
+    vtd_prq_needs_pasid: bool = _switch(
+        False,
+        "the page request thread of VT-d answers INVALID by itself to a request without PASID; later the core does",
+        "6.12.117 (read); absent since the queue has a file of its own, about 6.13 (read)",
+    )
+
     def with_switches(self, switches: dict[str, Any]) -> Profile:
         """Return this profile with some switches changed; InputError names an unknown one and what is allowed."""
         known = {f.name: f for f in switch_fields()}
@@ -170,6 +176,7 @@ V6_12 = replace(
     replace_device_pasid=False,
     domain_alloc_fallback=True,
     smmu_used_mev_s2fwb=False,
+    vtd_prq_needs_pasid=True,
 )
 V6_12_0 = replace(V6_12, name="v6.12.0", x86_sva_refused=False, skip_members_without_pasids=False)
 

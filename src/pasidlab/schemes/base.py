@@ -98,15 +98,19 @@ class Scheme(ABC):
         name, summary, source: for `pasidlab schemes`; `source` names the mail that proposed it.
         options: see `Options`.
         takes_driver_numbers: whether the scheme has `bind_pasid`; only then does guard `range` divide the numbers.
+        machine_wide: whether a number means one mm on the whole machine, whatever the device.
+        shares_vtd_did: whether intel-iommu gives all processes one domain identifier, as Linux does.
     """
 
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    machine_wide: ClassVar[bool] = False
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.takes_driver_numbers = type(self).bind_pasid is not Scheme.bind_pasid
+        self.shares_vtd_did = self.machine_wide or self.options.vtd_did == "shared"
         limits = self.options.quota_user, self.options.quota_device, self.options.min_sva_bits
         self._limited = any(limits) or self.options.guard == "range"
 

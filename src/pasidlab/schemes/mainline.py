@@ -24,6 +24,7 @@ class Mainline(Scheme):
     name = "mainline"
     summary = "core, one global space, lowest free; the number belongs to the mm until the mm dies"
     source = "Linux 6.12.117 and 7.3.4 (run)"
+    machine_wide = True
 
     def bind(self, dev: Device, mm: MmStruct) -> IommuSva | Refusal:
         """Take or keep the mm's number, then bind at it."""

@@ -30,6 +30,9 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
         local_by: who decides that a device's numbers are local (R4); None is the scheme's own answer.
         rfc_enqcmd: what ENQCMD carries for a process with local bonds only under `rfc`, whose diff was not seen:
             `first`, the number of its first bond, as unchanged code would; or `none`.
+        vtd_did: the domain identifiers of processes on Intel VT-d under a scheme with numbers per device (R3): `own`,
+            one for each address space, since units tell what they have cached apart by identifier and PASID; or
+            `shared`, Linux's one for all (FLPT_DEFAULT_DID), to show what happens. mainline has Linux's.
     """
 
     order: Order = "lowest"
@@ -41,3 +44,4 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     local_first: Annotated[int, Meta(ge=1, le=0xF_FFFF)] = 0x8000
     local_by: LocalBy | None = None
     rfc_enqcmd: Literal["first", "none"] = "first"
+    vtd_did: Literal["own", "shared"] = "own"

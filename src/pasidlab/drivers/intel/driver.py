@@ -1,0 +1,332 @@
+"""The intel-iommu driver of a machine: its units and their devices, its operations for the core, its interrupts.
+
+Source: intel_iommu_ops, the operations of each domain type, intel_iommu_domain_alloc_paging_flags(),
+intel_svm_domain_alloc(), intel_iommu_dev_enable_feat() (drivers/iommu/intel/iommu.c, svm.c), Linux 6.12.117 and 7.3.4.
+
+Decided here: the kernel maps a buffer of its own at the addresses that processes have into every domain it manages, so
+that work under such a domain finds memory; 6.12's enabling of page requests is taken as done at probe, as idxd does it.
+Not modelled: nested domains, dirty tracking, release of devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from pasidlab import events
+from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, SET_FAILED, Moved
+from pasidlab.drivers.intel.access import access_memory
+from pasidlab.drivers.intel.cap_audit import CapAudit
+from pasidlab.drivers.intel.dma_pte import DmaPageTable
+from pasidlab.drivers.intel.dmar import dmar_fault, intel_iommu_init
+from pasidlab.drivers.intel.iommu import (
+    address_width,
+    blocking_domain_attach_dev,
+    clear_dev_pasid,
+    identity_domain_attach_dev,
+    identity_domain_set_dev_pasid,
+    intel_iommu_attach_device,
+    intel_iommu_probe_device,
+    intel_iommu_probe_finalize,
+    intel_iommu_set_dev_pasid,
+    iommu_paging_structure_coherency,
+    iommu_superpage_capability,
+)
+from pasidlab.drivers.intel.prq import intel_iommu_page_response, prq_event_thread, prq_request
+from pasidlab.drivers.intel.structs import DeviceDomainInfo, DmarDomain, IntelIommu
+from pasidlab.drivers.intel.svm import IntelMmuNotifier, intel_iommu_sva_supported, intel_svm_set_dev_pasid
+from pasidlab.errors import Errno
+from pasidlab.hw.vtd.features import Features
+from pasidlab.hw.vtd.port import DmaPort
+from pasidlab.hw.vtd.unit import CACHE_ENTRIES, RemappingUnit
+from pasidlab.linux.iommu import iommu_setup_default_domain
+from pasidlab.linux.iopf import Fault, ResponseCode, iopf_queue_add_device
+from pasidlab.linux.kernel import Kernel
+from pasidlab.linux.mm import MmStruct, process_memory
+from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_put, mmu_notifier_register
+from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
+from pasidlab.rules import Faulted, Refusal
+
+Old = IommuDomain | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Instance:
+    """One remapping unit of a machine: the hardware, and the driver's view of it."""
+
+    hw: RemappingUnit
+    iommu: IntelIommu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTraits:
+    """What firmware and configuration space say of a device.
+
+    Attributes:
+        source_id: bus, device and function of its requests.
+        ats, pri: it has ATS, page requests.
+        pasid_enabled: pci_enable_pasid() succeeded.
+        default_domain: what its traffic without PASID starts in.
+    """
+
+    source_id: int
+    ats: bool = True
+    pri: bool = True
+    pasid_enabled: bool = True
+    default_domain: Literal["dma", "identity", "blocked", "stage2"] = "dma"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class IntelDriver:
+    """All remapping units of a machine; see the module docstring.
+
+    Attributes:
+        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
+        audit: what all units have in common.
+        infos, ports: the driver's and the hardware's side of each device.
+    """
+
+    kernel: Kernel
+    fail_set: dict[Device, Errno] = field(default_factory=dict)
+    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
+    audit: CapAudit = field(default_factory=CapAudit)
+    instances: dict[IommuDevice, Instance] = field(default_factory=dict)
+    infos: dict[Device, DeviceDomainInfo] = field(default_factory=dict)
+    ports: dict[Device, DmaPort] = field(default_factory=dict)
+    traits: dict[Device, DeviceTraits] = field(default_factory=dict)
+    next_domain: int = 0
+    ops: IommuOps = field(init=False)
+    sva_ops: IommuDomainOps = field(init=False)
+    paging_ops: IommuDomainOps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ops = IommuOps(
+            name="intel-iommu",
+            domain_alloc_sva=self.domain_alloc_sva,
+            domain_alloc_paging=self.domain_alloc_paging,
+            remove_dev_pasid=self.remove_dev_pasid,
+            page_response=self.page_response,
+            dev_enable_sva=self.dev_enable_sva,
+        )
+        blocked = IommuDomainOps(self.block_dev_pasid, self.attach_blocked)
+        identity = IommuDomainOps(self.identity_set_dev_pasid, self.attach_identity)
+        self.ops.blocked_domain = IommuDomain(DomainType.BLOCKED, self.ops, blocked)
+        self.ops.identity_domain = IommuDomain(DomainType.IDENTITY, self.ops, identity)
+        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.domain_free)
+        self.paging_ops = IommuDomainOps(self.paging_set_dev_pasid, self.attach_dev, self.domain_free)
+
+    # --- instances and devices ---------------------------------------------------------------------------------
+
+    def instance(
+        self, name: str, features: Features, max_pasids: int | None, *, per_device: bool, caches: bool = True
+    ) -> IommuDevice:
+        """Make one unit in hardware, and bring it up; `max_pasids` None is what ECAP.PSS says."""
+        hw = RemappingUnit(self.kernel.memory, features, cache_entries=CACHE_ENTRIES if caches else 0)
+        iommu = intel_iommu_init(self.kernel, name, hw, self.audit)
+        hw.interface.irq = partial(_interrupt, iommu)
+        computed = 2 << iommu.ecap.pss if iommu.pasid_supported else 0
+        bound = computed if max_pasids is None else max_pasids
+        made = IommuDevice(name, self.ops, bound, iommu.iopf_queue, per_device, iommu.svm_refused is None)
+        self.instances[made] = Instance(hw, iommu)
+        return made
+
+    def describe(self, dev: Device, traits: DeviceTraits) -> None:
+        """Say what a device is like, before it is probed."""
+        self.traits[dev] = traits
+
+    def probe_device(self, dev: Device) -> None:
+        """Meet a device, attach its traffic without PASID to the domain of its group, and switch on what it has."""
+        assert dev.iommu is not None
+        instance, traits = self.instances[dev.iommu], self.traits[dev]
+        has_pasid = (dev.pci_pasid_width if dev.pci else dev.pasid_num_bits) is not None
+        info = intel_iommu_probe_device(
+            instance.iommu, dev, traits.source_id, pasid=has_pasid, ats=traits.ats, pri=traits.pri
+        )
+        self.infos[dev] = info
+        refusal = iommu_setup_default_domain(dev, self._default_domain(dev, traits))
+        if refusal:
+            self.kernel.warn("iommu_setup_default_domain", f"{dev.name} stays without a domain: {refusal.why}")
+        intel_iommu_probe_finalize(info, pasid_enabled=traits.pasid_enabled)
+        self.ports[dev] = DmaPort(instance.hw, traits.source_id, ats=info.ats_enabled, pri=info.pri_enabled)
+        if info.pri_enabled and not self.kernel.profile.iopf_at_attach:
+            iopf_queue_add_device(instance.iommu.iopf_queue, dev)
+
+    def _default_domain(self, dev: Device, traits: DeviceTraits) -> IommuDomain:
+        """Return the domain of the group, made for its first device (iommu_group_alloc_default_domain())."""
+        group = dev.iommu_group
+        assert group is not None
+        if group.devices[0] is not dev:
+            assert group.domain is not None
+            return group.domain
+        if traits.default_domain == "stage2":
+            return self.domain_alloc_stage2(dev)
+        fixed = {"identity": self.ops.identity_domain, "blocked": self.ops.blocked_domain}
+        return fixed.get(traits.default_domain) or self.domain_alloc_paging(dev)
+
+    # --- domains -----------------------------------------------------------------------------------------------
+
+    def _new_domain(
+        self, type: DomainType, ops: IommuDomainOps, *, first_level: bool, mm: MmStruct | None = None
+    ) -> DmarDomain:
+        domain = DmarDomain(type, self.ops, ops, id=self.next_domain, use_first_level=first_level, mm=mm)
+        self.next_domain += 1
+        return domain
+
+    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        """Make an SVA domain: a notifier on the mm."""
+        domain = self._alloc_sva(dev, mm)
+        if self.kernel.observers:
+            number, errno = (None, domain.errno) if isinstance(domain, Refusal) else (domain.id, None)
+            self.kernel.emit(events.DomainAllocated(dev.name, number, errno))
+        return domain
+
+    def _alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        errno = self.fail_alloc.pop(dev, None)
+        if errno is not None:
+            return ALLOC_FAILED.refuse(errno, dev=dev.name)
+        refusal = None if self.kernel.profile.enable_feature else intel_iommu_sva_supported(self.infos[dev])
+        if refusal:
+            return refusal
+        if not mm.mm_users:
+            return MM_DYING.refuse(mm=mm.name)
+        domain = self._new_domain(DomainType.SVA, self.sva_ops, first_level=True, mm=mm)
+        domain.iommu = dev.iommu
+        domain.notifier = MmuNotifier(IntelMmuNotifier(domain))
+        return mmu_notifier_register(domain.notifier, mm) or domain
+
+    def domain_alloc_paging(self, dev: Device) -> IommuDomain:
+        """Make a domain for kernel-managed DMA, with the kernel's buffer in it."""
+        return self._alloc_paging(dev, first_level=self.audit.first_level_by_default())
+
+    def domain_alloc_stage2(self, dev: Device) -> DmarDomain:
+        """Make a second-stage domain, as a virtual machine's memory is."""
+        return self._alloc_paging(dev, first_level=False)
+
+    def _alloc_paging(self, dev: Device, *, first_level: bool) -> DmarDomain:
+        """paging_domain_alloc(): a table that suits the unit of the device."""
+        iommu = self.infos[dev].iommu
+        domain = self._new_domain(DomainType.PAGING, self.paging_ops, first_level=first_level)
+        domain.iommu = dev.iommu
+        domain.agaw, domain.gaw = iommu.agaw, address_width(iommu)
+        domain.coherent = iommu_paging_structure_coherency(iommu)
+        domain.superpage = iommu_superpage_capability(iommu, first_stage=first_level)
+        domain.table = DmaPageTable(self.kernel, domain.agaw + 2, first_level=first_level)
+        for area in process_memory(page_size=self.kernel.page_size):
+            domain.table.map_buffer(area.start, area.end)
+        return domain
+
+    def domain_free(self, domain: IommuDomain) -> None:
+        """Free a domain, which nothing is attached to any more: its table, its notifier."""
+        assert isinstance(domain, DmarDomain)
+        if domain.notifier is not None:
+            mmu_notifier_put(domain.notifier)
+        if domain.table is not None:
+            domain.table.free()
+        if self.kernel.observers:
+            self.kernel.emit(events.DomainFreed(domain.id))
+
+    # --- struct iommu_ops and iommu_domain_ops -----------------------------------------------------------------
+
+    def dev_enable_sva(self, dev: Device) -> Refusal | None:
+        """Answer `iommu_dev_enable_feature()` of page faults and SVA: asked before 6.16."""
+        return intel_iommu_sva_supported(self.infos[dev])
+
+    def sva_set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: Old) -> Refusal | None:
+        """Attach an SVA domain to (dev, pasid)."""
+        assert isinstance(domain, DmarDomain)
+        refusal = self._injected(dev) or intel_svm_set_dev_pasid(domain, self.infos[dev], pasid, old)
+        return self._report_set(domain, dev, pasid, old, refusal)
+
+    def paging_set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: Old) -> Refusal | None:
+        """Attach a kernel-managed domain to (dev, pasid)."""
+        assert isinstance(domain, DmarDomain)
+        refusal = self._injected(dev) or intel_iommu_set_dev_pasid(domain, self.infos[dev], pasid, old)
+        return self._report_set(domain, dev, pasid, old, refusal)
+
+    def identity_set_dev_pasid(self, domain: IommuDomain, dev: Device, pasid: int, old: Old) -> Refusal | None:
+        """Attach the identity domain to (dev, pasid)."""
+        refusal = self._injected(dev) or identity_domain_set_dev_pasid(domain, self.infos[dev], pasid, old)
+        return self._report_set(domain, dev, pasid, old, refusal)
+
+    def _injected(self, dev: Device) -> Refusal | None:
+        errno = self.fail_set.pop(dev, None)
+        return None if errno is None else SET_FAILED.refuse(errno, dev=dev.name)
+
+    def _report_set(
+        self, domain: IommuDomain, dev: Device, pasid: int, old: Old, refusal: Refusal | None
+    ) -> Refusal | None:
+        if self.kernel.observers:
+            errno, label = (refusal.errno if refusal else None), (old.label if old else None)
+            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
+        return refusal
+
+    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: Old) -> Refusal | None:
+        """Detach (dev, pasid), as kernels since 6.14 do; never fails."""
+        clear_dev_pasid(self.infos[dev], pasid, old)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidBlocked(dev.name, pasid, old.label if old else None))
+        return None
+
+    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
+        """Detach (dev, pasid), as kernels before 6.14 do."""
+        clear_dev_pasid(self.infos[dev], pasid, domain)
+        if self.kernel.observers:
+            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
+
+    def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Attach a domain to the traffic without PASID."""
+        assert isinstance(domain, DmarDomain)
+        return intel_iommu_attach_device(domain, self.infos[dev])
+
+    def attach_identity(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Let the traffic without PASID pass."""
+        return self._report_rid(dev, "I", identity_domain_attach_dev(self.infos[dev]))
+
+    def attach_blocked(self, domain: IommuDomain, dev: Device) -> Refusal | None:
+        """Stop the traffic without PASID."""
+        blocking_domain_attach_dev(self.infos[dev])
+        return self._report_rid(dev, "B", None)
+
+    def _report_rid(self, dev: Device, label: Literal["B", "I"], refusal: Refusal | None) -> Refusal | None:
+        if self.kernel.observers:
+            self.kernel.emit(events.RidAttached(dev.name, label))
+        return refusal
+
+    def page_response(self, dev: Device, fault: Fault, code: int) -> None:
+        """Answer a page request group."""
+        intel_iommu_page_response(self.infos[dev], fault, ResponseCode(code))
+
+    # --- what stands before devices (Hardware) -----------------------------------------------------------------
+
+    def report(self, dev: Device, fault: Fault) -> Refusal | None:
+        """Take a page request as if the device had sent it; a refusal is the core's, and was answered."""
+        info = self.infos[dev]
+        info.iommu.reported = None
+        assert dev.iommu is not None
+        self.instances[dev.iommu].hw.page_request(prq_request(info.source_id, fault))
+        reported, info.iommu.reported = info.iommu.reported, None
+        return reported
+
+    def access(
+        self,
+        dev: Device,
+        pasid: int | None,
+        address: int,
+        data: bytes | None,
+        size: int,
+        *,
+        page_requests: bool = True,
+        privileged: bool = False,
+    ) -> Moved | Faulted:
+        """Let a device read or write memory within one page."""
+        how = {"page_requests": page_requests, "privileged": privileged}
+        return access_memory(self.infos[dev], self.ports[dev], pasid, address, data, size, **how)
+
+
+def _interrupt(iommu: IntelIommu, name: str) -> None:
+    """Run the handler of an interrupt of a unit; the kernel uses none for invalidations."""
+    if name == "fault":
+        dmar_fault(iommu)
+    elif name == "page_request":
+        prq_event_thread(iommu)

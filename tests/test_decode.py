@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from pasidlab.devices.idxd import descriptors, registers
 from pasidlab.errors import InputError
 from pasidlab.formats import FORMATS, bits_text, decode, decode_bytes, decode_words, fields_text, find_format
 from pasidlab.hw.pagetable.descriptors import Ap, S2Ap, Shareability, Stage1Leaf, Stage2Leaf
@@ -18,10 +19,25 @@ from pasidlab.hw.smmuv3.commands import Resume, Sync
 from pasidlab.hw.smmuv3.records import FPermission
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Std, S1Fmt, Ste
+from pasidlab.hw.vtd.descriptors import InvalidationWait, PasidCacheInvalidate
+from pasidlab.hw.vtd.records import FaultRecord, PageRequest, Reason
+from pasidlab.hw.vtd.registers import REGISTERS as VTD_REGISTERS
+from pasidlab.hw.vtd.structures import (
+    ContextEntry,
+    PasidDirectoryEntry,
+    PasidEntry,
+    Pgtt,
+    RootEntry,
+    ScalableContextEntry,
+    ScalableRootEntry,
+)
 from pasidlab.report.decode import print_decoded
+from pasidlab.words import Word
 
 from .conftest import Command
 
+LEGAL_CONTEXT = ScalableContextEntry(p=True, paside=True, pasiddirptr=0x6000)
+LEGAL_PASID = PasidEntry(p=True, pgtt=Pgtt.FIRST_STAGE, did=1, nxe=True, fsptptr=0x8000)
 STE = Ste(v=True, config=Config.STAGE_1, s1fmt=S1Fmt.LEAF_64K, s1contextptr=0x8_0004_4000, s1cdmax=16)
 LEGAL_CD = Cd(v=True, t0sz=16, epd1=True, ips=5, aa64=True, asid=7, ttb0=0x8_0000_C000)
 
@@ -34,7 +50,20 @@ class TestFormats:
     def test_every_structure_queue_entry_register_and_descriptor_has_a_format(self) -> None:
         structures = {"ste", "cd", "l1std", "l1cd", "event", "cmd", "pri"} | {o.name.lower() for o in REGISTERS}
         expected = {f"smmuv3.{name}" for name in structures} | {"vmsa.pte", "vmsa.table", "vmsa.stage2"}
-        assert {name for name in FORMATS if not name.startswith("pcie.")} == expected
+        vtd = {"root", "context", "pasid_dir", "pasid", "legacy_root", "legacy_context", "qi", "fault", "prq"}
+        vtd |= {"second", "second_table", "iva", "iotlb"} | {o.name.lower() for o in VTD_REGISTERS}
+        expected |= {f"vtd.{name}" for name in vtd} | {"x86.pte", "x86.large", "x86.table"}
+        shown = {name for name in FORMATS if not name.startswith(("pcie.", "idxd."))}
+        assert shown == expected
+
+    def test_every_word_of_dsa_and_iaa_has_a_format(self) -> None:
+        declared = {
+            word
+            for module in (descriptors, registers)
+            for word in vars(module).values()
+            if isinstance(word, type) and issubclass(word, Word) and word not in (Word, descriptors.Common)
+        }
+        assert {type(form.read(0)) for name, form in FORMATS.items() if name.startswith("idxd.")} == declared
 
     @given(st.sampled_from(sorted(FORMATS)), st.data())
     def test_any_value_decodes_and_its_fields_and_reserved_bits_make_it_up(
@@ -53,7 +82,9 @@ class TestFormats:
         assert "class" in names
         assert not any(name.endswith("_") for name in names)
 
-    @pytest.mark.parametrize("name", ["vmsa.pte", "vmsa.table", "vmsa.stage2"])
+    @pytest.mark.parametrize(
+        "name", ["vmsa.pte", "vmsa.table", "vmsa.stage2", "x86.pte", "x86.large", "x86.table", "vtd.second"]
+    )
     def test_every_field_of_a_descriptor_says_what_it_is_for(self, name: str) -> None:
         assert all(field["doc"] for field in decode(FORMATS[name], 0).as_dict()["fields"])
 
@@ -73,15 +104,25 @@ class TestFormats:
         assert decode_bytes(form, text).word == L1Std(span=9, l2ptr=0x8000_8000)
         assert decode_words(form, text).word == int(text, 16)
 
-    @pytest.mark.parametrize("name", ["smmuv3.ste", "smmuv3.cd"])
+    @pytest.mark.parametrize("name", ["smmuv3.ste", "smmuv3.cd", "vtd.context", "vtd.pasid", "vtd.qi", "idxd.desc"])
     def test_words_that_are_left_out_of_a_table_entry_are_zero(self, name: str) -> None:
         form = find_format(name)
         assert decode_words(form, "1").word == decode_bytes(form, "01").word == 1
 
 
 class TestLegality:
-    def test_the_default_smmu_accepts_a_legal_entry(self) -> None:
-        for name, word in (("smmuv3.ste", STE), ("smmuv3.cd", LEGAL_CD)):
+    def test_the_default_hardware_accepts_a_legal_entry(self) -> None:
+        for name, word in (
+            ("smmuv3.ste", STE),
+            ("smmuv3.cd", LEGAL_CD),
+            ("vtd.root", ScalableRootEntry(up=True, uctp=0x5000)),
+            ("vtd.context", LEGAL_CONTEXT),
+            ("vtd.pasid", LEGAL_PASID),
+            ("vtd.pasid_dir", PasidDirectoryEntry(p=True, smptblptr=0x7000)),
+            ("vtd.legacy_root", RootEntry(p=True, ctp=0x5000)),
+            ("vtd.legacy_context", ContextEntry(p=True, aw=2)),
+            ("vtd.qi", InvalidationWait.make(sw=True, staddr=0x4000)),
+        ):
             decoded = decode(find_format(name), word)
             assert (decoded.refused, decoded.as_dict()["legal"]) == (None, True)
 
@@ -92,13 +133,42 @@ class TestLegality:
             ("smmuv3.ste", STE.replace(s1cdmax=21), "smmu.ste-s1cdmax"),
             ("smmuv3.cd", LEGAL_CD.replace(aa64=False), "smmu.cd-aa64"),
             ("smmuv3.cd", LEGAL_CD.replace(t0sz=15), "smmu.cd-tsz"),
+            ("vtd.root", ScalableRootEntry(), "vtd.root-not-present"),
+            ("vtd.root", ScalableRootEntry(lp=True, uctp=0x5000), "vtd.root-not-present"),
+            ("vtd.context", LEGAL_CONTEXT.replace(p=False), "vtd.context-not-present"),
+            ("vtd.context", LEGAL_CONTEXT | 1 << 200, "vtd.context-reserved"),
+            ("vtd.pasid", LEGAL_PASID.replace(p=False), "vtd.pasid-not-present"),
+            ("vtd.pasid", LEGAL_PASID.replace(pgtt=7), "vtd.pasid-pgtt"),
+            ("vtd.pasid", LEGAL_PASID.replace(fspm=2), "vtd.pasid-fspm"),
+            ("vtd.pasid", LEGAL_PASID.replace(pgtt=2, aw=0), "vtd.pasid-aw"),
+            ("vtd.pasid", LEGAL_PASID.replace(pgsnp=True), "vtd.pasid-reserved"),
+            ("vtd.pasid_dir", 0x7000, "vtd.directory-not-present"),
+            ("vtd.legacy_context", ContextEntry(p=True, aw=7), "vtd.legacy-context-invalid"),
+            ("vtd.qi", PasidCacheInvalidate.make(g=2), "vtd.qi-granularity"),
+            ("vtd.qi", 0xF, "vtd.qi-type"),
         ],
     )
     def test_a_sibling_that_differs_in_one_field_is_refused_with_its_rule(
-        self, name: str, word: Ste | Cd, rule: str
+        self, name: str, word: int, rule: str
     ) -> None:
         record = decode(find_format(name), word).as_dict()
         assert (record["legal"], record["rule"]) == (False, rule)
+
+    @pytest.mark.parametrize(
+        ("name", "word", "answer"),
+        [
+            ("smmuv3.ste", 0, "C_BAD_STE"),
+            ("smmuv3.cd", 0, "C_BAD_CD"),
+            ("vtd.context", 0, "CONTEXT_NOT_PRESENT"),
+            ("vtd.pasid", LEGAL_PASID.replace(pgtt=7), "PASID_INVALID"),
+            ("vtd.qi", PasidCacheInvalidate.make(g=2), "IQE RESERVED_FIELD"),
+            ("vtd.pasid", LEGAL_PASID, None),
+        ],
+    )
+    def test_what_hardware_answers_to_a_word_that_it_refuses_is_told(
+        self, name: str, word: int, answer: str | None
+    ) -> None:
+        assert decode(find_format(name), word).as_dict()["answer"] == answer
 
     def test_what_nothing_refuses_is_neither_legal_nor_illegal(self) -> None:
         assert decode(find_format("vmsa.pte"), 3).as_dict()["legal"] is None
@@ -144,6 +214,12 @@ class TestCommand:
             ("smmuv3.cmd", Sync.make(), "SYNC"),
             ("smmuv3.cmd", Resume.make(stag=5), "RESUME"),
             ("smmuv3.event", FPermission.make(sid=1), "F_PERMISSION"),
+            ("vtd.qi", PasidCacheInvalidate.make(), "PASID_CACHE"),
+            ("vtd.fault", FaultRecord(fr=Reason.PASID_NOT_PRESENT), "PASID_NOT_PRESENT"),
+            ("vtd.prq", PageRequest(type=1), "PAGE_REQUEST"),
+            ("idxd.desc", descriptors.DsaDescriptor(opcode=3), "MEMMOVE"),
+            ("idxd.iaa_desc", descriptors.IaaDescriptor(opcode=0x43), "COMPRESS"),
+            ("idxd.completion", descriptors.DsaCompletion(status=1), "SUCCESS"),
         ],
     )
     def test_commands_and_events_show_their_name(self, pasidlab: Command, form: str, word, name: str) -> None:
@@ -153,6 +229,17 @@ class TestCommand:
     def test_an_opcode_without_a_command_is_named_as_such(self, pasidlab: Command) -> None:
         assert "smmuv3.cmd of unknown code" in pasidlab("decode", "smmuv3.cmd", "ff", "0").out
         assert "smmuv3.event of unknown code" in pasidlab("decode", "smmuv3.event", "7f,0,0,0").out
+        assert "vtd.qi of unknown code" in pasidlab("decode", "vtd.qi", "f").out
+        assert "vtd.fault of unknown code" in pasidlab("decode", "vtd.fault", "0", "ff00000000").out
+
+    def test_a_descriptor_has_the_fields_of_its_type(self, pasidlab: Command) -> None:
+        assert "stdata" in pasidlab("decode", "vtd.qi", hex(InvalidationWait.make())).out
+        assert "stdata" not in pasidlab("decode", "vtd.qi", hex(PasidCacheInvalidate.make())).out
+
+    def test_what_software_may_keep_in_a_paging_entry_is_not_reserved(self, pasidlab: Command) -> None:
+        for name in ("x86.pte", "x86.table", "vtd.second", "vtd.second_table"):
+            assert "RESERVED" not in pasidlab("decode", name, hex(0x01F0_0000_0000_0E67)).out
+        assert "RESERVED BITS ARE SET: 20:13" in pasidlab("decode", "x86.large", "0x1ff0e7").out
 
     def test_json_is_one_object_an_entry(self, pasidlab: Command) -> None:
         record = json.loads(pasidlab("decode", "smmuv3.l1std", "0x8000000080008009", "--json").out)

@@ -15,13 +15,14 @@ from pasidlab.errors import InputError
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.smmuv3 import inspect
 from pasidlab.hw.smmuv3.registers import Offset
-from pasidlab.hw.smmuv3.request import Request, Stalled, Terminated
+from pasidlab.hw.smmuv3.request import Request
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, Ste
-from pasidlab.hw.transaction import Operation, Translated
+from pasidlab.hw.transaction import Operation
 from pasidlab.machine import Machine
 from pasidlab.report.dump import MOST_CONTEXTS, dump
 from pasidlab.report.walk import walk
+from pasidlab.report.walked import NotReached, Reached, Transaction
 from pasidlab.runner import machine_at
 from pasidlab.scenario import Scenario
 
@@ -261,7 +262,7 @@ class TestDumpOfOtherMachines:
 
 class TestWalk:
     def test_the_accesses_come_in_order_and_each_leads_to_the_next(self) -> None:
-        found = walk(narrow(), "npu0", Request(0, 1, READ_WRITE))
+        found = walk(narrow(), "npu0", Transaction(1, READ_WRITE))
         assert [step.what for step in found.steps] == [
             "L1STD",
             "STE",
@@ -278,48 +279,45 @@ class TestWalk:
         ]
         leads = [words[0].l2ptr, words[1].s1contextptr, words[2].ttb0, *(word.next_table for word in words[3:6])]
         assert [step.address & -4096 for step in found.steps[1:]] == leads
-        assert isinstance(found.outcome, Translated)
-        assert (words[6].output, found.owners) == (found.outcome.address, ("c",))
+        assert isinstance(found.end, Reached)
+        assert (words[6].output, found.owners) == (found.end.address, ("c",))
 
     def test_one_number_on_two_devices_leads_to_two_processes(self) -> None:
         machine = narrow()
-        assert [walk(machine, device, Request(0, 1, READ_WRITE)).owners for device in ("npu0", "gpu0")] == [
+        assert [walk(machine, device, Transaction(1, READ_WRITE)).owners for device in ("npu0", "gpu0")] == [
             ("c",),
             ("a",),
         ]
 
     def test_under_mainline_the_descriptor_was_never_written(self) -> None:
-        found = walk(narrow("mainline"), "npu0", Request(0, 1, READ_WRITE))
-        assert (found.result, found.outcome.rule.id) == ("terminated", "smmu.cd-invalid")
+        found = walk(narrow("mainline"), "npu0", Transaction(1, READ_WRITE))
+        assert (found.result, found.rule.id) == ("terminated", "smmu.cd-invalid")
         assert found.steps[-1].word == 0
-        assert found.event is not None
-        assert (found.event.CODE.name, found.event.ssid) == ("C_BAD_CD", 1)
+        assert isinstance(found.end, NotReached)
+        assert (found.end.name, found.record.ssid) == ("C_BAD_CD", 1)
 
     def test_without_pasid_the_kernels_table_is_walked(self) -> None:
-        assert walk(narrow(), "npu0", Request(0, None, READ_WRITE)).owners == ("kernel",)
+        assert walk(narrow(), "npu0", Transaction(None, READ_WRITE)).owners == ("kernel",)
 
     @pytest.mark.parametrize(
-        ("request_", "rule"),
+        ("asked", "rule"),
         [
-            (Request(0, 1, READ_ONLY, WRITE), "vmsa.ap-read-only"),
-            (Request(0, 1, READ_ONLY, instruction=True), "vmsa.uxn"),
-            (Request(0, 1, READ_ONLY, instruction=True, privileged=True), "vmsa.pxn"),
-            (Request(0, 1, CODE), "vmsa.invalid"),
-            (Request(0, 1, 1 << 50), "vmsa.range"),
+            (Transaction(1, READ_ONLY, WRITE), "vmsa.ap-read-only"),
+            (Transaction(1, READ_ONLY, instruction=True), "vmsa.uxn"),
+            (Transaction(1, READ_ONLY, instruction=True, privileged=True), "vmsa.pxn"),
+            (Transaction(1, CODE), "vmsa.invalid"),
+            (Transaction(1, 1 << 50), "vmsa.range"),
         ],
     )
     def test_an_access_that_the_tables_do_not_allow_names_the_rule(
-        self, machine_of: Callable[[str], Machine], request_: Request, rule: str
+        self, machine_of: Callable[[str], Machine], asked: Transaction, rule: str
     ) -> None:
-        found = walk(machine_of(bound()), "npu0", request_)
-        assert isinstance(found.outcome, Stalled)
-        assert found.outcome.rule.id == rule
-        assert found.event is not None
-        assert found.event.inputaddr == request_.address
+        found = walk(machine_of(bound()), "npu0", asked)
+        assert (found.result, found.rule.id) == ("stalled", rule)
+        assert found.record.inputaddr == asked.address
 
     def test_where_faults_cannot_stall_the_access_is_aborted(self, machine_of: Callable[[str], Machine]) -> None:
-        found = walk(machine_of(bound(iommu="stall = false")), "npu0", Request(0, 1, CODE))
-        assert isinstance(found.outcome, Terminated)
+        found = walk(machine_of(bound(iommu="stall = false")), "npu0", Transaction(1, CODE))
         assert found.result == "terminated"
 
     def test_caches_are_not_asked(self) -> None:
@@ -328,30 +326,30 @@ class TestWalk:
         touches: list[Touch] = []
         hardware(machine).translate(request, touches)
         assert touches == []
-        assert len(walk(machine, "npu0", request).steps) == 7
+        assert len(walk(machine, "npu0", Transaction(1, READ_WRITE)).steps) == 7
 
     @pytest.mark.parametrize("address", [READ_WRITE, CODE])
     def test_walking_changes_nothing(self, address: int) -> None:
         machine = narrow()
         before = copy.deepcopy(state_of(machine))
-        walk(machine, "npu0", Request(0, 1, address, WRITE))
+        walk(machine, "npu0", Transaction(1, address, WRITE))
         assert state_of(machine) == before
 
     def test_memory_that_does_not_answer_ends_the_walk(self) -> None:
         machine = narrow()
-        place = walk(machine, "npu0", Request(0, 1, READ_WRITE)).steps[-1].address
+        place = walk(machine, "npu0", Transaction(1, READ_WRITE)).steps[-1].address
         machine.kernel.memory.poison(place, 8)
-        found = walk(machine, "npu0", Request(0, 1, READ_WRITE))
-        assert (found.steps[-1].word, found.outcome.rule.id) == (None, "vmsa.abort")
+        found = walk(machine, "npu0", Transaction(1, READ_WRITE))
+        assert (found.steps[-1].word, found.rule.id) == (None, "vmsa.abort")
 
     def test_a_stage_2_is_told_from_a_stage_1(self, machine_of: Callable[[str], Machine]) -> None:
-        found = walk(machine_of(bound(device='default_domain = "stage2"')), "npu0", Request(0, None, READ_WRITE))
+        found = walk(machine_of(bound(device='default_domain = "stage2"')), "npu0", Transaction(None, READ_WRITE))
         assert {step.what.partition(" level")[0] for step in found.steps[2:]} == {"stage 2"}
         assert found.owners == ("kernel",)
 
     def test_each_access_is_below_the_one_before_for_every_granule(self, machine_of: Callable[[str], Machine]) -> None:
         for page_size, levels in ((4096, 4), (16384, 4), (65536, 3)):
-            found = walk(machine_of(bound(page_size)), "npu0", Request(0, 1, READ_WRITE))
+            found = walk(machine_of(bound(page_size)), "npu0", Transaction(1, READ_WRITE))
             numbers = [int(step.what.split()[3]) for step in found.steps if step.what.startswith("stage")]
             assert all(after == before + 1 for before, after in pairwise(numbers))
             assert (len(numbers), numbers[-1], found.owners) == (levels, 3, ("a",))
@@ -362,7 +360,7 @@ class TestWalk:
     def test_a_device_without_tables_is_named(self, device: str, message: str) -> None:
         machine = machine_at(Scenario.load(ROOT / "scenarios/narrow.toml"))
         with pytest.raises(InputError, match=f"--device '{device}': .*{message}"):
-            walk(machine, device, Request(0))
+            walk(machine, device, Transaction())
 
 
 class TestCommands:
@@ -420,7 +418,7 @@ class TestCommands:
             (("walk", NARROW, "--device", "x", "--address", "0"), "--device 'x': no such device; allowed: npu0, gpu0"),
             (
                 ("walk", "scenarios/narrow.toml", "--device", "npu0", "--address", "0"),
-                "--device 'npu0': has no tables to walk, since it is behind no IOMMU of model arm-smmu-v3",
+                "--device 'npu0': has no tables to walk, since it is behind no IOMMU of model arm-smmu-v3 or intel-vtd",
             ),
             (
                 ("walk", NARROW, "--device", "npu0", "--pasid", "1048576", "--address", "0"),

@@ -24,7 +24,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line
 _UNBROKEN = 1 << 16
 """Columns in which no line of a tree is broken, so that it can be searched."""
 Model = Annotated[
-    str | None, typer.Option(help="mock or arm-smmu-v3, for every IOMMU; else what the scenario says of each.")
+    str | None,
+    typer.Option(help="mock, arm-smmu-v3 or intel-vtd, for every IOMMU; else what the scenario says of each."),
 ]
 Files = Annotated[list[Path], typer.Argument(help="One or more files.", show_default=False)]
 
@@ -268,9 +269,9 @@ def dump(
     device: Annotated[str | None, typer.Option(help="Only what is about this device.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the tables of a scenario's machine as a tree: what each SMMU finds in memory, in queues and in caches.
+    """Print the tables of a scenario's machine as a tree: what each IOMMU finds in memory, in queues and in caches.
 
-    Exit status 0, also where there is no SMMU: of a mock IOMMU its entries are shown; 2 for bad input.
+    Exit status 0, also where no IOMMU has tables: of a mock IOMMU its entries are shown; 2 for bad input.
     """
     from pasidlab.report.dump import dump as dump_machine
 
@@ -296,28 +297,28 @@ def walk(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Walk for one access of a device behind an SMMU: each memory access with its value and rule, and how it ends.
+    """Walk for one access of a device behind an SMMU or a VT-d unit: each memory access with its rule, and how it ends.
 
     Exit status 0 whether it is translated or faults, 2 for bad input.
     """
-    from pasidlab.hw.smmuv3.request import Request
     from pasidlab.hw.transaction import Operation
     from pasidlab.report.walk import walk as walk_machine
+    from pasidlab.report.walked import Transaction
 
     if access not in ("read", "write"):
         raise InputError(f"--access {access!r}: allowed: read, write")
     if instruction and access == "write":
         raise InputError("--instruction: an instruction fetch is a read; leave out --access write")
-    ssid = None if pasid is None else _number("--pasid", pasid, 20)
-    request = Request(0, ssid, _number("--address", address, 64), Operation(access), privileged, instruction)
+    number = None if pasid is None else _number("--pasid", pasid, 20)
+    asked = Transaction(number, _number("--address", address, 64), Operation(access), privileged, instruction)
     machine, title = _machine(file, scheme, at, model)
-    found = walk_machine(machine, device, request)
+    found = walk_machine(machine, device, asked)
     if as_json:
         for record in found.as_dicts():
             _print_json(record)
     else:
-        who = f"{device} without PASID" if ssid is None else f"{device}, PASID {ssid}"
-        found.print(f"{who}: {access} at {request.address:#x}  ({title})", _console())
+        who = f"{device} without PASID" if number is None else f"{device}, PASID {number}"
+        found.print(f"{who}: {access} at {asked.address:#x}  ({title})", _console())
 
 
 def _machine(file: Path, scheme: str, at: int | None, model: str | None) -> tuple[Machine, str]:

@@ -107,11 +107,11 @@ def _verdict(decoded: Decoded) -> Iterator[str]:
     reserved = decoded.word.reserved
     if reserved:
         yield f"[bold red]RESERVED BITS ARE SET: {bits_text(reserved)}[/bold red] ({reserved:#x})"
-    hardware, answer = decoded.format.judged_by
     if decoded.format.judge is None:
         return
-    rule = decoded.refused
-    if rule is None:
+    hardware, refused = decoded.format.judged_by, decoded.refused
+    if refused is None:
         yield escape(f"accepted by {hardware}")
     else:
+        rule, answer = refused
         yield escape(f"refused with {answer}: {rule.check} [{rule.id}; {rule.where}], by {hardware}")

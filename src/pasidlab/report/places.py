@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pasidlab.drivers.arm_smmu_v3.driver import Instance
+from pasidlab.drivers.intel.driver import Instance as VtdInstance
 from pasidlab.errors import InputError
-from pasidlab.hw.pagetable.contract import Rights
 from pasidlab.linux.page_alloc import KERNEL
 from pasidlab.linux.structs import Device
 from pasidlab.machine import Machine
@@ -30,7 +30,7 @@ def table_owner(machine: Machine, address: int) -> str:
     return next(names, KERNEL)
 
 
-def rights_text(rights: Rights) -> str:
+def rights_text(rights: int) -> str:
     """Say rights as `user rw-, privileged r--`."""
     user, privileged = (
         "".join(letter if rights >> first >> bit & 1 else "-" for bit, letter in enumerate(_LETTERS))
@@ -52,6 +52,13 @@ def streams_of_smmu(machine: Machine, instance: Instance) -> dict[int, Device]:
     driver = machine.parts.smmus
     behind = (dev for dev in driver.traits if dev.iommu is not None and driver.instances.get(dev.iommu) is instance)
     return {sid: dev for dev in behind for sid in driver.traits[dev].streams}
+
+
+def sources_of_vtd(machine: Machine, instance: VtdInstance) -> dict[int, Device]:
+    """Return the device of each source identifier behind one remapping unit."""
+    driver = machine.parts.vtds
+    behind = (dev for dev in driver.traits if dev.iommu is not None and driver.instances.get(dev.iommu) is instance)
+    return {driver.traits[dev].source_id: dev for dev in behind}
 
 
 def device_named(machine: Machine, name: str) -> Device:

@@ -23,13 +23,17 @@ class PagingEntry(Word, size=64):
     pcd = flag(4, "cache disabled")
     a = flag(5, "accessed; set by hardware")
     ea = flag(10, "extended accessed, with EAFE; else ignored")
+    ignored_11 = flag(11, "software's")
+    ignored_62_52 = bits(62, 52, doc="software's")
     xd = flag(63, "no execution, with NXE; else reserved; one level is enough to forbid it")
 
 
 class PagingTable(PagingEntry, size=64):
     """An entry that points to the next table."""
 
+    ignored_6 = flag(6, "software's")
     ps = flag(7, "0: a table; reserved where no page of that size may be")
+    ignored_9_8 = bits(9, 8, doc="software's")
     next_table = address(51, 12, doc="where the next table lies")
 
 
@@ -39,6 +43,7 @@ class PageEntry(PagingEntry, size=64):
     d = flag(6, "dirty; set by hardware")
     pat = flag(7, "memory type")
     g = flag(8, "global; ignored by VT-d")
+    ignored_9 = flag(9, "software's")
     output = address(51, 12, doc="where the page lies")
 
 
@@ -48,6 +53,7 @@ class LargePageEntry(PagingEntry, size=64):
     d = flag(6, "dirty; set by hardware")
     ps = flag(7, "1: a page")
     g = flag(8, "global; ignored by VT-d")
+    ignored_9 = flag(9, "software's")
     pat = flag(12, "memory type")
     output = address(51, 21, doc="where the page lies; bits 29:21 are reserved for 1 GiB")
 
@@ -63,11 +69,18 @@ class SecondStageEntry(Word, size=64):
     x = flag(2, "may be executed, with SLEE; else ignored")
     ps = flag(7, "1: a page of 2 MiB or 1 GiB; ignored at level 1")
     a = flag(8, "accessed; set by hardware with SLADE")
+    ignored_10 = flag(10, "software's")
+    snp = flag(11, "accesses snoop caches, with SC; else reserved")
+    ignored_61_52 = bits(61, 52, doc="software's")
+    tm = flag(62, "transient mapping, with device TLBs; else reserved")
+    ignored_63 = flag(63, "software's")
 
 
 class SecondStageTable(SecondStageEntry, size=64):
     """An entry that points to the next table."""
 
+    ignored_6_3 = bits(6, 3, doc="software's")
+    ignored_9 = flag(9, "software's")
     next_table = address(51, 12, doc="where the next table lies")
 
 
@@ -77,6 +90,4 @@ class SecondStageLeaf(SecondStageEntry, size=64):
     emt = bits(5, 3, doc="memory type")
     ipat = flag(6, "EMT alone decides the memory type")
     d = flag(9, "dirty; set by hardware with SLADE")
-    snp = flag(11, "accesses snoop caches, with SC; else reserved")
     output = address(51, 12, doc="where the page lies")
-    tm = flag(62, "transient mapping, with device TLBs; else reserved")

@@ -1,8 +1,7 @@
 """Looking at one SMMU from outside: its registers, what lies in memory behind them, and what it has cached.
 
 Everything is found as the hardware finds it, from the registers on, and not as a driver remembers it. Looking changes
-nothing: no cache is filled, no queue index moves, no access flag is set. Tables are listed by the pages that were ever
-stored to; what was never stored is zero, so that entries which are not listed are not valid.
+nothing: no cache is filled, no queue index moves, no access flag is set.
 
 Source: IHI 0070 G.b, 3.3 (data structures), 3.5 (queues), chapter 6.
 Not modelled: the CD table of a nested stream, which lies in intermediate addresses; a walk follows it.
@@ -13,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pasidlab.hw.pagetable.contract import Level, Reading, Rights
+from pasidlab.hw.looking import PendingQueue, stored
+from pasidlab.hw.pagetable.listing import TableEntry, table_entries
 from pasidlab.hw.pagetable.vmsa import Stage1, Stage2
 from pasidlab.hw.smmuv3.commands import command_of
 from pasidlab.hw.smmuv3.contexts import stage1_of
@@ -40,7 +40,7 @@ from pasidlab.hw.smmuv3.tables import (
     level2_stes,
     stream_table_of,
 )
-from pasidlab.memory import PAGE_SHIFT, PAGE_SIZE, Memory
+from pasidlab.memory import Memory
 from pasidlab.words import Word
 
 _ALL_ONES = (1 << 64) - 1
@@ -60,39 +60,6 @@ class ContextEntry(NamedTuple):
     ssid: int
     address: int
     cd: Cd | None
-
-
-class TableEntry(NamedTuple):
-    """One entry of a page table, not the invalid ones.
-
-    Attributes:
-        depth: 0 in the first table.
-        level: as the architecture counts.
-        first: the first input address that the entry is for; `lg2` is log2 of how many there are.
-        address: where the entry lies.
-        value: the entry; None where memory does not answer.
-        reading: what hardware takes it for.
-        target: the address of the next table, or the output address.
-        rights: what a leaf grants.
-    """
-
-    depth: int
-    level: int
-    first: int
-    lg2: int
-    address: int
-    value: int | None
-    reading: Reading
-    target: int
-    rights: Rights
-
-
-class PendingQueue(NamedTuple):
-    """A queue: how many entries it has room for, and those that nobody has consumed."""
-
-    base: int
-    entries: int
-    pending: list[Word]
 
 
 # --- registers ---------------------------------------------------------------------------------------------------
@@ -120,7 +87,7 @@ def level1_descriptors(smmu: Smmuv3) -> Iterator[tuple[int, int, L1Std]]:
     if not table.split:
         return
     count = 1 << max(table.log2size - table.split, 0)
-    for index, address in _stored(smmu.memory, table.base, count, L1_BYTES):
+    for index, address in stored(smmu.memory, table.base, count, L1_BYTES):
         descriptor = L1Std(smmu.memory.load64(address) or 0)
         if table.spans(descriptor):
             yield index << table.split, address, descriptor
@@ -136,22 +103,9 @@ def stream_entries(smmu: Smmuv3) -> Iterator[StreamEntry]:
 
 
 def _stes(memory: Memory, sid: int, base: int, count: int) -> Iterator[StreamEntry]:
-    for index, address in _stored(memory, base, count, STE_BYTES):
+    for index, address in stored(memory, base, count, STE_BYTES):
         data = memory.load(address, STE_BYTES)
         yield StreamEntry(sid + index, address, None if data is None else Ste.unpack(data))
-
-
-def _stored(memory: Memory, base: int, count: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield index and address of each of `count` entries of a table that lies in a page which was stored to."""
-    end = base + count * size
-    rows, _ = memory.page_table()
-    within = range(base >> PAGE_SHIFT, (end - 1 >> PAGE_SHIFT) + 1)
-    few, many = (within, rows) if len(within) < len(rows) else (rows, within)
-    pages = sorted(page for page in few if page in many)
-    for page in pages:
-        start = max(page << PAGE_SHIFT, base)
-        for address in range(start, min((page << PAGE_SHIFT) + PAGE_SIZE, end), size):
-            yield (address - base) // size, address
 
 
 # --- CD tables ---------------------------------------------------------------------------------------------------
@@ -171,7 +125,7 @@ def context_entries(smmu: Smmuv3, ste: Ste) -> Iterator[ContextEntry]:
         yield from _cds(smmu.memory, 0, table.base, 1 << table.bits)
         return
     count = 1 << max(table.bits - table.split, 0)
-    for index, address in _stored(smmu.memory, table.base, count, L1_BYTES):
+    for index, address in stored(smmu.memory, table.base, count, L1_BYTES):
         descriptor = L1Cd(smmu.memory.load64(address) or 0)
         if descriptor.v:
             leaf = table.leaf(descriptor)
@@ -179,7 +133,7 @@ def context_entries(smmu: Smmuv3, ste: Ste) -> Iterator[ContextEntry]:
 
 
 def _cds(memory: Memory, ssid: int, base: int, count: int) -> Iterator[ContextEntry]:
-    for index, address in _stored(memory, base, count, CD_BYTES):
+    for index, address in stored(memory, base, count, CD_BYTES):
         data = memory.load(address, CD_BYTES)
         yield ContextEntry(ssid + index, address, None if data is None else Cd.unpack(data))
 
@@ -202,44 +156,12 @@ def stage1_entries(memory: Memory, form: Stage1, *, high: bool) -> Iterator[Tabl
     region = form.ttb1 if high else form.ttb0
     if region is not None:
         bits = 64 - region.tsz
-        yield from _table_entries(memory, form, _ALL_ONES >> bits << bits if high else 0, bits)
+        yield from table_entries(memory, form, _ALL_ONES >> bits << bits if high else 0, bits)
 
 
 def stage2_entries(memory: Memory, form: Stage2) -> Iterator[TableEntry]:
     """Yield the valid entries of a stage 2, each table's entries after the one that leads to it."""
-    yield from _table_entries(memory, form, 0, 64 - form.tsz)
-
-
-def _table_entries(memory: Memory, form: Stage1 | Stage2, first: int, bits: int) -> Iterator[TableEntry]:
-    start = form.start(first)
-    if not isinstance(start, Reading):
-        yield from _Listing(memory, form).table(start.table, start.levels, first, bits, 0)
-
-
-class _Listing:
-    """The depth-first listing of one stage's tables."""
-
-    def __init__(self, memory: Memory, form: Stage1 | Stage2) -> None:
-        self.memory = memory
-        self.form = form
-
-    def table(
-        self, base: int, levels: tuple[Level, ...], first: int, bits: int, limits: int, depth: int = 0
-    ) -> Iterator[TableEntry]:
-        """Yield the valid entries of a table for 2**`bits` input addresses from `first`, and those below them."""
-        level, form = levels[0], self.form
-        for index, address in _stored(self.memory, base, 1 << bits - level.shift, L1_BYTES):
-            value = self.memory.load64(address)
-            if value is not None and not value & 1:
-                continue
-            reading = form.aborted if value is None else form.read(value, level)
-            leads = value is not None and not reading.leaf and reading.fault is None
-            target, below = form.descend(value or 0, level, limits) if leads else (form.output(value or 0, level), 0)
-            rights = form.grant(value or 0, limits, None).rights if reading.leaf else Rights(0)
-            here = first + (index << level.shift)
-            yield TableEntry(depth, level.number, here, level.shift, address, value, reading, target, rights)
-            if leads:
-                yield from self.table(target, levels[1:], here, level.shift, below, depth + 1)
+    yield from table_entries(memory, form, 0, 64 - form.tsz)
 
 
 # --- queues ------------------------------------------------------------------------------------------------------

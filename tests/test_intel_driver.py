@@ -21,7 +21,7 @@ from pasidlab.linux.iommu import (
     iommu_detach_device_pasid,
     iommu_replace_device_pasid,
 )
-from pasidlab.linux.profiles import V6_12_0, V7_3
+from pasidlab.linux.profiles import V6_12_0, V7_3, Profile
 from pasidlab.linux.structs import AttachHandle, Device, IommuDomain
 from pasidlab.rules import Refusal
 
@@ -113,7 +113,7 @@ def test_features_that_only_some_units_have_are_findings() -> None:
     rig.unit("dmar0", Features())
     rig.unit("dmar1", replace(Features(), five_level=False, page_requests=False, second_levels=frozenset({3, 4})))
     assert rig.findings() == [
-        f"dmar: IOMMU feature {name} inconsistent: dmar0 and dmar1 differ, so the machine as a whole goes without"
+        f"dmar: IOMMU feature {name} inconsistent: dmar0 and dmar1 differ; what is decided for all units goes without"
         for name in ("fl5lp_support", "prs")
     ]
 
@@ -125,11 +125,16 @@ def test_equal_units_make_no_finding() -> None:
     assert rig.findings() == []
 
 
-def test_domains_have_first_stage_tables_only_where_every_unit_walks_them() -> None:
-    rig = IntelRig()
+@pytest.mark.parametrize(
+    ("profile", "pgtt"), [(V6_12_0, Pgtt.SECOND_STAGE), (V7_3, Pgtt.FIRST_STAGE)], ids=["machine", "unit"]
+)
+def test_domains_have_first_stage_tables_where_every_unit_walks_them_and_later_where_theirs_does(
+    profile: Profile, pgtt: Pgtt
+) -> None:
+    rig = IntelRig(profile)
     first = rig.unit("dmar0")
     rig.unit("dmar1", replace(FOUR_LEVELS, first_stage=False))
-    assert rig.entry(rig.device(unit=first), 0).pgtt is Pgtt.SECOND_STAGE
+    assert rig.entry(rig.device(unit=first), 0).pgtt is pgtt
 
 
 def test_directories_are_made_for_the_narrowest_unit_and_a_pasid_beyond_is_refused() -> None:

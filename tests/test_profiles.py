@@ -151,6 +151,7 @@ NEIGHBOURS = [
             "skip_members_without_pasids",  # 6.12.y has the fix of 6.16 by back-port
             "smmu_used_mev_s2fwb",
             "vtd_prq_needs_pasid",
+            "vtd_stage_by_unit",
         },
     ),
     (V6_15, V6_16, {"enable_feature", "iopf_at_attach", "skip_members_without_pasids"}),

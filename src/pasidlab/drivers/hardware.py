@@ -1,7 +1,6 @@
 """What stands between a device and memory: the IOMMU as devices use it, and its driver as a machine uses it.
 
-A machine may have IOMMUs of several models. Devices and verbs know them only by these two protocols. The rules here
-are those that every driver applies alike: failures that a scenario asks for, and what no IOMMU driver can do.
+A machine may have IOMMUs of several models. Devices and verbs know them only by these two protocols.
 """
 
 from __future__ import annotations
@@ -14,35 +13,6 @@ from pasidlab.errors import Errno
 from pasidlab.linux.iopf import Fault
 from pasidlab.linux.structs import Device
 from pasidlab.rules import Faulted, Refusal, Rule
-
-SET_FAILED = Rule(
-    "driver.set-failed",
-    "set_dev_pasid of the IOMMU driver",
-    "the driver reports an error",
-    "the IOMMU driver of {dev} failed to set the PASID",
-)
-ALLOC_FAILED = Rule(
-    "driver.domain-alloc-failed",
-    "domain_alloc_sva of the IOMMU driver",
-    "the driver reports an error",
-    "the IOMMU driver of {dev} failed to make an SVA domain",
-)
-NO_SVA_TO_ENABLE = Rule(
-    "driver.enable-sva-refused",
-    "dev_enable_feat of the IOMMU driver",
-    "the IOMMU lacks what SVA needs",
-    "the IOMMU of {dev} cannot share page tables with this CPU",
-    Errno.EINVAL,
-    "6.12.117 (read)",
-)
-MM_DYING = Rule(
-    "driver.mm-dying",
-    "domain_alloc_sva of the IOMMU driver (mmu_notifier_register)",
-    "mm_users == 0",
-    "process {mm} has exited; nothing can be bound to it any more",
-    Errno.EINVAL,
-    "a caller must live in the mm (BUG_ON in the kernel)",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,10 @@ class ArmLpaeTable:
         self._pages.append(page)
         return page
 
-    def buffer_page(self) -> int:
-        """Return a new page of the kernel's own, which lives as long as the table."""
-        return self._alloc(self.granule)
+    def map_buffer(self, start: int, end: int) -> None:
+        """Map pages of the kernel's own, which may be written, at a range of addresses."""
+        for iova in range(start >> self.granule << self.granule, end, 1 << self.granule):
+            self.map_pages(iova, self._alloc(self.granule), write=True)
 
     def map_pages(self, iova: int, physical: int, *, write: bool) -> None:
         """Map one page; a page that is mapped already gets the new address."""

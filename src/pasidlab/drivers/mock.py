@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pasidlab import events
-from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Denied, Moved, Seen
+from pasidlab.drivers.base import NO_SVA_TO_ENABLE, SET_FAILED, Driver
+from pasidlab.drivers.hardware import Denied, Moved, Seen
 from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
@@ -29,7 +30,6 @@ from pasidlab.linux.iopf import (
     iopf_queue_flush_dev,
     iopf_queue_remove_device,
 )
-from pasidlab.linux.kernel import Kernel
 from pasidlab.linux.mm import MmStruct, permitted_page
 from pasidlab.linux.page_alloc import KERNEL
 from pasidlab.linux.pgtable import READ, WRITE
@@ -103,23 +103,18 @@ RACE_GROUP = 99
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class MockDriver:
+class MockDriver(Driver):
     """The driver of a machine's mock IOMMUs.
 
     Attributes:
         entries: what the hardware would translate with, by device and PASID.
-        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
         races: address and rights of a page request that arrives inside the next successful set, by device.
         fault_users: how many entries of a device have a fault handler.
     """
 
-    kernel: Kernel
     entries: dict[tuple[Device, int], IommuDomain] = field(default_factory=dict)
-    fail_set: dict[Device, Errno] = field(default_factory=dict)
-    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
     races: dict[Device, tuple[int, int]] = field(default_factory=dict)
     fault_users: dict[Device, int] = field(default_factory=dict)
-    next_domain: int = 0
     ops_by_mode: dict[Mode, IommuOps] = field(default_factory=dict)
     domain_ops: dict[tuple[IommuOps, DomainType], IommuDomainOps] = field(default_factory=dict)
     traits: dict[IommuOps, Traits] = field(default_factory=dict)
@@ -147,22 +142,17 @@ class MockDriver:
 
     def _make_ops(self, mode: Mode) -> IommuOps:
         traits = TRAITS[mode]
-        ops = IommuOps(
-            name=f"mock-{mode.value}",
-            domain_alloc_sva=self.domain_alloc_sva if traits.domain_alloc_sva else None,
-            domain_alloc_paging=self.domain_alloc_paging,
-            remove_dev_pasid=self.remove_dev_pasid,
-            page_response=self.page_response,
-            dev_enable_sva=self.dev_enable_sva,
-        )
+        ops = self.iommu_ops(f"mock-{mode.value}")
+        if not traits.domain_alloc_sva:
+            ops.domain_alloc_sva = None
         self.traits[ops] = traits
         set_dev_pasid = self.set_dev_pasid if traits.set_dev_pasid else None
         static = IommuDomainOps(self.block_dev_pasid if traits.set_dev_pasid else None, self.attach_dev)
         ops.blocked_domain = IommuDomain(DomainType.BLOCKED, ops, static)
         ops.identity_domain = IommuDomain(DomainType.IDENTITY, ops, IommuDomainOps(set_dev_pasid, self.attach_dev))
         paging = set_dev_pasid if traits.paging_pasids else None
-        self.domain_ops[ops, DomainType.SVA] = IommuDomainOps(set_dev_pasid, free=self.domain_free)
-        self.domain_ops[ops, DomainType.PAGING] = IommuDomainOps(paging, free=self.domain_free)
+        self.domain_ops[ops, DomainType.SVA] = IommuDomainOps(set_dev_pasid, free=self.release_domain)
+        self.domain_ops[ops, DomainType.PAGING] = IommuDomainOps(paging, free=self.release_domain)
         return ops
 
     def max_pasids(self, mode: Mode, bits: int) -> int:
@@ -173,32 +163,18 @@ class MockDriver:
 
     def _new_domain(self, type: DomainType, dev: Device, mm: MmStruct | None = None) -> IommuDomain:
         ops = self.domain_ops[dev.ops, type]
-        domain = IommuDomain(type, dev.ops, ops, id=self.next_domain, iommu=dev.iommu, mm=mm)
-        self.next_domain += 1
-        return domain
+        return IommuDomain(type, dev.ops, ops, id=self._new_id(), iommu=dev.iommu, mm=mm)
 
     # --- struct iommu_ops --------------------------------------------------------------------------------------
 
-    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
-        """Make an SVA domain for the instance of `dev`."""
-        kernel = self.kernel
-        errno = self.fail_alloc.pop(dev, None) if self.fail_alloc else None
+    def sva_refused(self, dev: Device) -> Refusal | None:
+        """See whether the instance of a device may share page tables."""
         assert dev.iommu is not None
-        if errno is not None or not dev.iommu.sva or not mm.mm_users:
-            refusal = self._alloc_refused(dev, mm, errno)
-            if kernel.observers:
-                kernel.emit(events.DomainAllocated(dev.name, None, refusal.errno))
-            return refusal
-        domain = self._new_domain(DomainType.SVA, dev, mm)
-        if kernel.observers:
-            kernel.emit(events.DomainAllocated(dev.name, domain.id, None))
-        return domain
+        return None if dev.iommu.sva else NO_SVA_FEATURE.refuse(dev=dev.name)
 
-    def _alloc_refused(self, dev: Device, mm: MmStruct, errno: Errno | None) -> Refusal:
-        if errno is not None:
-            return ALLOC_FAILED.refuse(errno, dev=dev.name)
-        assert dev.iommu is not None
-        return MM_DYING.refuse(mm=mm.name) if dev.iommu.sva else NO_SVA_FEATURE.refuse(dev=dev.name)
+    def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain:
+        """Make an SVA domain for the instance of `dev`."""
+        return self._new_domain(DomainType.SVA, dev, mm)
 
     def domain_alloc_paging(self, dev: Device) -> IommuDomain:
         """Make a domain for kernel-managed DMA."""
@@ -242,11 +218,7 @@ class MockDriver:
         if refusal is None:
             self._receive_race(dev, pasid)
             self._write_entry(dev, pasid, domain)
-        if self.kernel.observers:
-            errno = None if refusal is None else refusal.errno
-            label = None if old is None else old.label
-            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
-        return refusal
+        return self._report_set(domain, dev, pasid, old, refusal)
 
     def _set_refused(self, domain: IommuDomain, dev: Device, old: IommuDomain | None) -> Refusal | None:
         traits = self.traits[dev.ops]
@@ -255,36 +227,17 @@ class MockDriver:
         if traits.no_memory_is_einval and self.kernel.allocation_fails():
             no_memory = Errno.EINVAL if self.kernel.profile.amd_no_memory_is_einval else Errno.ENOMEM
             return SET_FAILED.refuse(no_memory, dev=dev.name)
-        errno = self.fail_set.pop(dev, None) if self.fail_set else None
-        if errno is not None:
-            return SET_FAILED.refuse(errno, dev=dev.name)
-        if domain.iommu is not dev.iommu and domain.type is not DomainType.IDENTITY:
-            return OTHER_INSTANCE.refuse(dev=dev.name)
-        return None
-
-    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
-        """Clear the entry of (dev, pasid), as kernels since 6.14 detach; never fails."""
-        self._clear_entry(dev, pasid)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidBlocked(dev.name, pasid, None if old is None else old.label))
-        return None
-
-    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
-        """Clear the entry of (dev, pasid), as kernels before 6.14 detach."""
-        self._clear_entry(dev, pasid)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
+        refusal = self._injected(dev)
+        if refusal is None and domain.iommu is not dev.iommu and domain.type is not DomainType.IDENTITY:
+            refusal = OTHER_INSTANCE.refuse(dev=dev.name)
+        return refusal
 
     def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
         """Attach the traffic without PASID."""
-        if self.kernel.observers:
-            self.kernel.emit(events.RidAttached(dev.name, "B" if domain.type is DomainType.BLOCKED else "I"))
-        return None
+        return self._report_rid(dev, "B" if domain.type is DomainType.BLOCKED else "I", None)
 
     def domain_free(self, domain: IommuDomain) -> None:
-        """Forget a domain."""
-        if self.kernel.observers:
-            self.kernel.emit(events.DomainFreed(domain.id))
+        """A domain holds nothing."""
 
     # --- the hardware ------------------------------------------------------------------------------------------
 
@@ -300,7 +253,8 @@ class MockDriver:
         self.entries[dev, pasid] = domain
         self._count_fault_users(dev, _takes_faults(domain) - _takes_faults(before))
 
-    def _clear_entry(self, dev: Device, pasid: int) -> None:
+    def clear_dev_pasid(self, dev: Device, pasid: int, old: IommuDomain | None) -> None:
+        """Clear the entry of (dev, pasid)."""
         before = self.entries.pop((dev, pasid), None)
         self._count_fault_users(dev, -_takes_faults(before))
 

@@ -142,6 +142,13 @@ class Profile:
         "6.12.117 (read); absent since the queue has a file of its own, about 6.13 (read)",
     )
 
+    vtd_stage_by_unit: bool = _switch(
+        True,
+        "kernel-managed domains behind VT-d have first-stage tables where their unit has these; before, where every unit"
+        " of the machine has them",
+        "about 6.13 (read); 6.12.117 asks the audit of all units (read)",
+    )
+
     def with_switches(self, switches: dict[str, Any]) -> Profile:
         """Return this profile with some switches changed; InputError names an unknown one and what is allowed."""
         known = {f.name: f for f in switch_fields()}
@@ -177,6 +184,7 @@ V6_12 = replace(
     domain_alloc_fallback=True,
     smmu_used_mev_s2fwb=False,
     vtd_prq_needs_pasid=True,
+    vtd_stage_by_unit=False,
 )
 V6_12_0 = replace(V6_12, name="v6.12.0", x86_sva_refused=False, skip_members_without_pasids=False)
 

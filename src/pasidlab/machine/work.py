@@ -6,6 +6,8 @@ device does what they say. A job of several commands ends with the first that is
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pasidlab.devices import Endpoint, Idxd, Work
 from pasidlab.devices.endpoint import Done
 from pasidlab.devices.idxd.descriptors import DsaCompletion, Flags, IaaCompletion, parse, status_name
@@ -250,9 +252,15 @@ def _record_text(task: Task, endpoint: Idxd, data: bytes) -> list[str]:
     place = f"completion record at {sent.completion_addr:#x}"
     if isinstance(found, Verdict):
         return [f"{place}: {found.why}"]
-    record = IaaCompletion.unpack(found) if kind is IAA else DsaCompletion.unpack(found)
+    return [f"{place}: {_record_says(found, kind is IAA)}"]
+
+
+@lru_cache
+def _record_says(found: bytes, of_iaa: bool) -> str:
+    """Say what is in the bytes of a completion record, which depends on nothing else."""
+    record = IaaCompletion.unpack(found) if of_iaa else DsaCompletion.unpack(found)
     if not record.status:
-        return [f"{place}: status 0x00, nothing has come"]
+        return "status 0x00, nothing has come"
     others = (item for item in record.values() if item.value and item.field.name != "status")
     fields = "".join(f", {item.field.name} = {item.value:#x}" for item in others)
-    return [f"{place}: status {record.status:#04x} ({status_name(record.status)}){fields}"]
+    return f"status {record.status:#04x} ({status_name(record.status)}){fields}"

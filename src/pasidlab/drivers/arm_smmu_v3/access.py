@@ -1,17 +1,18 @@
-"""A device's access to memory: its transaction, the waiting for the kernel where it stalls, and what comes of it.
+"""What comes of a device's transaction: bytes, a fault, or where it stalls the waiting for the kernel.
 
 A device that stalls waits for the kernel's workers and starts over as they tell it; one with ATS asks for translations
-and keeps them; any other takes what the SMMU answers.
+and keeps them; any other takes what the SMMU answers. A stall is the SMMU's doing, so it comes to a device that makes
+no page requests too.
 
 Source: IHI 0070 G.b, 3.12 (stalled transactions); arm_smmu_handle_ppr(), Linux 6.12.117 and 7.3.4.
-Decided here: a device whose page is gone again after each retry gives up after MOST_RETRIES.
-Not modelled: accesses of several devices at a time.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuMaster
-from pasidlab.drivers.hardware import Denied, Moved, Seen
+from pasidlab.drivers.hardware import Denied, Seen
 from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
 from pasidlab.hw.smmuv3.request import Stalled, Terminated
@@ -20,10 +21,8 @@ from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iopf import run_work
 from pasidlab.rules import WAS_READ, Faulted, Rule
 
-FREED = "freed memory"
-"""Owner of memory that nobody has any more."""
-MOST_RETRIES = 8
-"""How often a device may find its page gone again before the model gives up."""
+Outcome = Transferred | Terminated | Stalled | PageRefused
+"""What a port answers."""
 
 STALL_UNANSWERED = Rule(
     "dma.stall-unanswered",
@@ -52,36 +51,18 @@ PAGE_DENIED = Rule(
 )
 
 
-def access_memory(
-    master: ArmSmmuMaster,
-    port: DmaPort,
-    pasid: int | None,
-    address: int,
-    data: bytes | None,
-    size: int,
-    *,
-    page_requests: bool,
-    privileged: bool,
-) -> Moved | Faulted:
-    """Write `data`, or read `size` bytes (None), within one page; a stalled access waits for the kernel's workers.
-
-    A stall is the SMMU's doing, so it comes to a device without `page_requests` too.
-    """
-    facts = {"dev": master.dev.name, "address": address, "pasid": pasid}
-    port.ats = master.pci_ats
-    for _ in range(MOST_RETRIES):
-        outcome = port.transfer(pasid, address, data, size, page_requests=page_requests, privileged=privileged)
-        if isinstance(outcome, Stalled):
-            answer = _wait(master, port, outcome)
-            if answer is None:
-                return STALL_UNANSWERED.fault(**facts)
-            if not isinstance(answer, Terminated):
-                continue
-            outcome = answer
-        if isinstance(outcome, Transferred):
-            return Moved(_owner(master, pasid, outcome.address), outcome.data)
-        return _faulted(outcome, facts)
-    return NO_PROGRESS.fault(**facts, times=MOST_RETRIES)
+def settle_transfer(
+    master: ArmSmmuMaster, port: DmaPort, outcome: Outcome, facts: dict[str, Any]
+) -> Transferred | Faulted | None:
+    """Return what an attempt came to in the end; None: it had stalled, and the kernel lets the device start over."""
+    if isinstance(outcome, Stalled):
+        answer = _wait(master, port, outcome)
+        if answer is None:
+            return STALL_UNANSWERED.fault(**facts)
+        if not isinstance(answer, Terminated):
+            return None
+        outcome = answer
+    return outcome if isinstance(outcome, Transferred) else _faulted(outcome, facts)
 
 
 def _wait(master: ArmSmmuMaster, port: DmaPort, stalled: Stalled) -> ResumeAction | Terminated | None:
@@ -90,17 +71,7 @@ def _wait(master: ArmSmmuMaster, port: DmaPort, stalled: Stalled) -> ResumeActio
     return port.smmu.answered(stalled)
 
 
-def _owner(master: ArmSmmuMaster, pasid: int | None, address: int) -> str:
-    """Say whose memory an address is: of several owners, the one that (device, PASID) is for."""
-    owners = master.smmu.kernel.page_alloc.owners_of(address)
-    record = None if pasid is None else master.master_domains.get(pasid)
-    meant = record.domain.mm.name if record is not None and record.domain.mm is not None else ""
-    if meant in owners:
-        return meant
-    return owners[0] if owners else FREED
-
-
-def _faulted(outcome: Terminated | PageRefused, facts: dict[str, object]) -> Faulted:
+def _faulted(outcome: Terminated | PageRefused, facts: dict[str, Any]) -> Faulted:
     if isinstance(outcome, PageRefused):
         rule = PAGE_LOST if outcome.response is None else PAGE_DENIED
         return Denied(rule, facts, _seen(outcome))

@@ -2,10 +2,7 @@
 
 Source: arm_smmu_ops, arm_smmu_probe_device(), arm_smmu_sva_domain_alloc() and the operations of each domain type,
 Linux 6.12.117 and 7.3.4.
-
-Decided here: the kernel maps a buffer of its own at the addresses that processes have into every domain it manages, so
-that work under such a domain finds memory; 6.12's enabling of page faults is taken as done at probe, as uacce's
-drivers do.
+Decided here: 6.12's enabling of page faults is taken as done at probe, as uacce's drivers do.
 Not modelled: nested domains, dirty tracking, release of devices.
 """
 
@@ -13,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any
 
 from pasidlab import events
-from pasidlab.drivers.arm_smmu_v3.access import access_memory
+from pasidlab.drivers.arm_smmu_v3.access import NO_PROGRESS, Outcome, settle_transfer
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_gerror_handler
 from pasidlab.drivers.arm_smmu_v3.device import arm_smmu_device_probe, arm_smmu_sva_supported
 from pasidlab.drivers.arm_smmu_v3.domain import (
@@ -45,19 +42,19 @@ from pasidlab.drivers.arm_smmu_v3.sva import (
     arm_smmu_sva_domain_free,
     arm_smmu_sva_set_dev_pasid,
 )
-from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, NO_SVA_TO_ENABLE, SET_FAILED, Moved
+from pasidlab.drivers.base import NO_SVA_TO_ENABLE
 from pasidlab.drivers.io_pgtable_arm import ArmLpaeTable, domain_granule
+from pasidlab.drivers.tables import DefaultDomain, TableDriver
 from pasidlab.drivers.traits import RESUME
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.port import DmaPort
 from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3
-from pasidlab.linux.iommu import iommu_setup_default_domain
+from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_add_device
-from pasidlab.linux.kernel import Kernel
-from pasidlab.linux.mm import MmStruct, process_memory
+from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_register
-from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
+from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps
 from pasidlab.pasid import PasidSpace
 from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
 
@@ -103,49 +100,35 @@ class DeviceTraits:
     can_stall: bool | None = None
     ats: bool = False
     pasid_enabled: bool = True
-    default_domain: Literal["dma", "identity", "blocked", "stage2"] = "dma"
+    default_domain: DefaultDomain = "dma"
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class ArmSmmuDriver:
+class ArmSmmuDriver(TableDriver[Outcome]):
     """All SMMUs of a machine; see the module docstring.
 
     Attributes:
-        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
         asids: the one machine-wide space of ASIDs (arm_smmu_asid_xa).
         masters, ports: the driver's and the hardware's side of each device.
     """
 
-    kernel: Kernel
-    fail_set: dict[Device, Errno] = field(default_factory=dict)
-    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
     instances: dict[IommuDevice, Instance] = field(default_factory=dict)
     masters: dict[Device, ArmSmmuMaster] = field(default_factory=dict)
     ports: dict[Device, DmaPort] = field(default_factory=dict)
     traits: dict[Device, DeviceTraits] = field(default_factory=dict)
     asids: PasidSpace = field(default_factory=PasidSpace)
-    next_domain: int = 0
-    ops: IommuOps = field(init=False)
-    sva_ops: IommuDomainOps = field(init=False)
     s1_ops: IommuDomainOps = field(init=False)
     s2_ops: IommuDomainOps = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ops = IommuOps(
-            name="arm-smmu-v3",
-            domain_alloc_sva=self.domain_alloc_sva,
-            domain_alloc_paging=self.domain_alloc_paging,
-            remove_dev_pasid=self.remove_dev_pasid,
-            page_response=self.page_response,
-            dev_enable_sva=self.dev_enable_sva,
-        )
+        self.ops = self.iommu_ops("arm-smmu-v3")
         blocked = IommuDomainOps(self.block_dev_pasid, self.attach_blocked)
         identity = IommuDomainOps(None, self.attach_identity)
         self.ops.blocked_domain = IommuDomain(DomainType.BLOCKED, self.ops, blocked)
         self.ops.identity_domain = IommuDomain(DomainType.IDENTITY, self.ops, identity)
-        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.domain_free)
-        self.s1_ops = IommuDomainOps(self.s1_set_dev_pasid, self.attach_dev, self.domain_free)
-        self.s2_ops = IommuDomainOps(None, self.attach_dev, self.domain_free)
+        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.release_domain)
+        self.s1_ops = IommuDomainOps(self.s1_set_dev_pasid, self.attach_dev, self.release_domain)
+        self.s2_ops = IommuDomainOps(None, self.attach_dev, self.release_domain)
 
     # --- instances and devices ---------------------------------------------------------------------------------
 
@@ -181,53 +164,25 @@ class ArmSmmuDriver:
         )
         self.masters[dev] = master
         self.ports[dev] = DmaPort(instance.hw, traits.streams[0], ats=ats, pri=instance.smmu.pri)
-        refusal = iommu_setup_default_domain(dev, self._default_domain(dev, traits))
-        if refusal:
-            self.kernel.warn("iommu_setup_default_domain", f"{dev.name} stays without a domain: {refusal.why}")
+        self._setup_default_domain(dev, traits.default_domain)
         if _takes_stalls(master) and not self.kernel.profile.iopf_at_attach:
             iopf_queue_add_device(instance.smmu.iopf_queue, dev)
-
-    def _default_domain(self, dev: Device, traits: DeviceTraits) -> IommuDomain:
-        """Return the domain of the group, made for its first device (iommu_group_alloc_default_domain())."""
-        group = dev.iommu_group
-        assert group is not None
-        if group.devices[0] is not dev:
-            assert group.domain is not None
-            return group.domain
-        if traits.default_domain == "stage2":
-            return self.domain_alloc_stage2(dev)
-        fixed = {"identity": self.ops.identity_domain, "blocked": self.ops.blocked_domain}
-        domain = fixed.get(traits.default_domain) or self.domain_alloc_paging(dev)
-        assert isinstance(domain, IommuDomain)
-        return domain
 
     # --- domains -----------------------------------------------------------------------------------------------
 
     def _new_domain(
         self, dev: Device, stage: Stage, type: DomainType, ops: IommuDomainOps, mm: MmStruct | None = None
     ) -> ArmSmmuDomain:
-        domain = ArmSmmuDomain(self.masters[dev].smmu, stage, type, self.ops, ops, id=self.next_domain, mm=mm)
+        domain = ArmSmmuDomain(self.masters[dev].smmu, stage, type, self.ops, ops, id=self._new_id(), mm=mm)
         domain.iommu = dev.iommu
-        self.next_domain += 1
         return domain
 
-    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+    def sva_refused(self, dev: Device) -> Refusal | None:
+        """Ask the features of the SMMU."""
+        return None if arm_smmu_sva_supported(self.masters[dev].smmu) else NO_FEAT_SVA.refuse(dev=dev.name)
+
+    def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
         """Make an SVA domain for the SMMU of `dev`: an ASID, and a notifier on the mm."""
-        domain = self._alloc_sva(dev, mm)
-        if self.kernel.observers:
-            number, errno = (None, domain.errno) if isinstance(domain, Refusal) else (domain.id, None)
-            self.kernel.emit(events.DomainAllocated(dev.name, number, errno))
-        return domain
-
-    def _alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
-        errno = self.fail_alloc.pop(dev, None)
-        if errno is not None:
-            return ALLOC_FAILED.refuse(errno, dev=dev.name)
-        smmu = self.masters[dev].smmu
-        if not arm_smmu_sva_supported(smmu):
-            return NO_FEAT_SVA.refuse(dev=dev.name)
-        if not mm.mm_users:
-            return MM_DYING.refuse(mm=mm.name)
         asid = self._take_asid(dev, mm.name)
         if isinstance(asid, Refusal):
             return asid
@@ -252,7 +207,7 @@ class ArmSmmuDriver:
             return asid
         domain = self._new_domain(dev, Stage.S1, DomainType.PAGING, self.s1_ops)
         domain.asid = asid
-        self._map_kernel_buffer(domain)
+        self._make_table(domain)
         return domain
 
     def domain_alloc_stage2(self, dev: Device) -> ArmSmmuDomain:
@@ -262,16 +217,13 @@ class ArmSmmuDriver:
         vmid = smmu.vmid_map.alloc(1, (1 << smmu.vmid_bits) - 1)
         assert vmid is not None
         domain.vmid = vmid
-        self._map_kernel_buffer(domain)
+        self._make_table(domain)
         return domain
 
-    def _map_kernel_buffer(self, domain: ArmSmmuDomain) -> None:
-        kernel = self.kernel
-        granule = domain_granule(kernel.page_shift, domain.smmu.granules)
-        domain.table = ArmLpaeTable(kernel, granule, stage2=domain.stage is Stage.S2)
-        for area in process_memory(page_size=kernel.page_size):
-            for iova in range(area.start >> granule << granule, area.end, 1 << granule):
-                domain.table.map_pages(iova, domain.table.buffer_page(), write=True)
+    def _make_table(self, domain: ArmSmmuDomain) -> None:
+        granule = domain_granule(self.kernel.page_shift, domain.smmu.granules)
+        domain.table = ArmLpaeTable(self.kernel, granule, stage2=domain.stage is Stage.S2)
+        self._map_kernel_buffer(domain.table)
 
     def domain_free(self, domain: IommuDomain) -> None:
         """Free a domain: its tag, its table, its notifier."""
@@ -285,8 +237,6 @@ class ArmSmmuDriver:
             self.asids.free(domain.asid)
         if domain.vmid:
             domain.smmu.vmid_map.free(domain.vmid)
-        if self.kernel.observers:
-            self.kernel.emit(events.DomainFreed(domain.id))
 
     # --- struct iommu_ops and iommu_domain_ops -----------------------------------------------------------------
 
@@ -315,30 +265,9 @@ class ArmSmmuDriver:
         refusal = self._injected(dev) or arm_smmu_set_pasid(master, domain, pasid, cd)
         return self._report_set(domain, dev, pasid, old, refusal)
 
-    def _injected(self, dev: Device) -> Refusal | None:
-        errno = self.fail_set.pop(dev, None)
-        return None if errno is None else SET_FAILED.refuse(errno, dev=dev.name)
-
-    def _report_set(
-        self, domain: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None, refusal: Refusal | None
-    ) -> Refusal | None:
-        if self.kernel.observers:
-            errno, label = (refusal.errno if refusal else None), (old.label if old else None)
-            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
-        return refusal
-
-    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: IommuDomain | None) -> Refusal | None:
-        """Detach (dev, pasid), as kernels since 6.14 do; never fails."""
+    def clear_dev_pasid(self, dev: Device, pasid: int, old: IommuDomain | None) -> None:
+        """Clear the CD of (dev, pasid)."""
         arm_smmu_clear_pasid(self.masters[dev], pasid)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidBlocked(dev.name, pasid, old.label if old else None))
-        return None
-
-    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
-        """Detach (dev, pasid), as kernels before 6.14 do."""
-        arm_smmu_clear_pasid(self.masters[dev], pasid)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
 
     def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
         """Attach a domain to the traffic without PASID."""
@@ -352,11 +281,6 @@ class ArmSmmuDriver:
     def attach_blocked(self, domain: IommuDomain, dev: Device) -> Refusal | None:
         """Stop the traffic without PASID."""
         return self._report_rid(dev, "B", arm_smmu_attach_dev_blocked(domain, self.masters[dev]))
-
-    def _report_rid(self, dev: Device, label: Literal["B", "I"], refusal: Refusal | None) -> Refusal | None:
-        if self.kernel.observers:
-            self.kernel.emit(events.RidAttached(dev.name, label))
-        return refusal
 
     def page_response(self, dev: Device, fault: Fault, code: int) -> None:
         """Answer a stalled device."""
@@ -407,20 +331,19 @@ class ArmSmmuDriver:
         assert heard is not None
         return iommu_report_device_fault(dev, heard)
 
-    def access(
-        self,
-        dev: Device,
-        pasid: int | None,
-        address: int,
-        data: bytes | None,
-        size: int,
-        *,
-        page_requests: bool = True,
-        privileged: bool = False,
-    ) -> Moved | Faulted:
-        """Let a device read or write memory within one page."""
-        how = {"page_requests": page_requests, "privileged": privileged}
-        return access_memory(self.masters[dev], self.ports[dev], pasid, address, data, size, **how)
+    def port_of(self, dev: Device) -> DmaPort:
+        """Return its way through the SMMU, by its ATC where the driver has ATS switched on."""
+        port = self.ports[dev]
+        port.ats = self.masters[dev].pci_ats
+        return port
+
+    def settle(self, dev: Device, outcome: Outcome, facts: dict[str, Any]) -> Transferred | Faulted | None:
+        """Wait for the kernel where the access stalled."""
+        return settle_transfer(self.masters[dev], self.ports[dev], outcome, facts)
+
+    def no_progress(self, facts: dict[str, Any]) -> Faulted:
+        """Say that a stalled access gave up."""
+        return NO_PROGRESS.fault(**facts)
 
 
 def _takes_stalls(master: ArmSmmuMaster) -> bool:

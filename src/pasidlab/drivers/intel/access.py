@@ -1,29 +1,26 @@
-"""A device's access to memory: its requests, the waiting for the kernel after a page request, and what comes of it.
+"""What comes of a device's request: bytes, a fault, or after a page request the waiting for the kernel.
 
 A device with ATS asks for translations and keeps them, and with PRI for pages; it starts over when the kernel's workers
 have answered that the page is there. Any other takes what the unit answers.
 
 Source: Intel VT-d 4.1, 7.4 to 7.6 (page requests); prq_event_thread(), Linux 6.12.117 and 7.3.4.
-Decided here: a device whose page is gone again after each answer gives up after MOST_RETRIES.
-Not modelled: accesses of several devices at a time.
 """
 
 from __future__ import annotations
 
-from pasidlab.drivers.hardware import Denied, Moved, Seen
+from typing import Any
+
+from pasidlab.drivers.hardware import Denied, Seen
 from pasidlab.drivers.intel.structs import DeviceDomainInfo
 from pasidlab.hw.transaction import Transferred
 from pasidlab.hw.vtd.port import DmaPort, PageRefused
 from pasidlab.hw.vtd.records import ResponseCode
 from pasidlab.hw.vtd.request import Blocked
-from pasidlab.linux.iommu import iommu_attach_handle_get
 from pasidlab.linux.iopf import run_work
-from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
+from pasidlab.rules import WAS_READ, Faulted, Rule
 
-FREED = "freed memory"
-"""Owner of memory that nobody has any more."""
-MOST_RETRIES = 8
-"""How often a device may find its page gone again before the model gives up."""
+Outcome = Transferred | Blocked | PageRefused
+"""What a port answers."""
 
 UNANSWERED = Rule(
     "intel.page-request-unanswered",
@@ -54,29 +51,16 @@ NO_PROGRESS = Rule(
 _CODE_NAMES: dict[int, str] = {code: code.name for code in ResponseCode}
 
 
-def access_memory(
-    info: DeviceDomainInfo,
-    port: DmaPort,
-    pasid: int | None,
-    address: int,
-    data: bytes | None,
-    size: int,
-    *,
-    page_requests: bool,
-    privileged: bool,
-) -> Moved | Faulted:
-    """Write `data`, or read `size` bytes (None), within one page, asking for the page where that may help."""
-    facts: dict[str, object] = {"dev": info.dev.name, "address": address, "pasid": pasid}
-    for _ in range(MOST_RETRIES):
-        outcome = port.transfer(pasid, address, data, size, page_requests=page_requests, privileged=privileged)
-        if isinstance(outcome, Transferred):
-            return Moved(_owner(info, pasid, outcome.address), outcome.data)
-        if isinstance(outcome, Blocked):
-            return Faulted(outcome.rule, outcome.facts)
-        response = _answer(info, port, outcome)
-        if response != ResponseCode.SUCCESS:
-            return _denied(outcome, response, facts)
-    return Denied(NO_PROGRESS, {**facts, "times": MOST_RETRIES}, Seen.FAILURE)
+def settle_transfer(
+    info: DeviceDomainInfo, port: DmaPort, outcome: Outcome, facts: dict[str, Any]
+) -> Transferred | Faulted | None:
+    """Return what an attempt came to in the end; None: the page was asked for, and is said to be there."""
+    if isinstance(outcome, Transferred):
+        return outcome
+    if isinstance(outcome, Blocked):
+        return Faulted(outcome.rule, outcome.facts)
+    response = _answer(info, port, outcome)
+    return None if response == ResponseCode.SUCCESS else _denied(outcome, response, facts)
 
 
 def _answer(info: DeviceDomainInfo, port: DmaPort, refused: PageRefused) -> int | None:
@@ -92,30 +76,10 @@ def _answer(info: DeviceDomainInfo, port: DmaPort, refused: PageRefused) -> int 
     return port.answer(refused.prg_index)
 
 
-def _denied(refused: PageRefused, response: int | None, facts: dict[str, object]) -> Denied:
+def _denied(refused: PageRefused, response: int | None, facts: dict[str, Any]) -> Denied:
     if not refused.asked:
         return Denied(PAGE_LOST, facts, Seen.NO_PAGE)
     if response is None:
         return Denied(UNANSWERED, facts, Seen.FAILURE)
     seen = Seen.INVALID if response == ResponseCode.INVALID else Seen.FAILURE
     return Denied(PAGE_REFUSED, {**facts, "response": _CODE_NAMES.get(response, f"{response:#x}")}, seen)
-
-
-def _owner(info: DeviceDomainInfo, pasid: int | None, address: int) -> str:
-    """Say whose memory an address is: of several owners, the one that (device, PASID) is for."""
-    owners = info.iommu.kernel.page_alloc.owners_of(address)
-    meant = _process_of(info, pasid)
-    if meant in owners:
-        return meant
-    return owners[0] if owners else FREED
-
-
-def _process_of(info: DeviceDomainInfo, pasid: int | None) -> str:
-    """Return the process whose memory (device, PASID) is for; empty where it is no process's."""
-    group = info.dev.iommu_group
-    if pasid is None or group is None:
-        return ""
-    handle = iommu_attach_handle_get(group, pasid)
-    if isinstance(handle, Refusal) or handle.domain is None or handle.domain.mm is None:
-        return ""
-    return handle.domain.mm.name

@@ -2,7 +2,7 @@
 
 Source: intel_cap_audit(), check_dmar_capabilities() (drivers/iommu/intel/cap_audit.c) and intel_pasid_max_id,
 Linux 6.12.117.
-Decided here: 7.3 keeps the audit as well, so that domains of any profile are made for what every unit can do.
+Decided here: the comparison is made under any profile; what later kernels decide by unit does not ask it.
 Not modelled: units that are plugged in later (an inferior one is refused), the audit of interrupt remapping.
 """
 
@@ -20,7 +20,7 @@ FEATURE_INCONSISTENT = Rule(
     "intel.feature-inconsistent",
     "check_dmar_capabilities (drivers/iommu/intel/cap_audit.c)",
     "CHECK_FEATURE_MISMATCH(a, b, ...): one unit has the feature, the other has not",
-    "dmar: IOMMU feature {name} inconsistent: {first} and {second} differ, so the machine as a whole goes without",
+    "dmar: IOMMU feature {name} inconsistent: {first} and {second} differ; what is decided for all units goes without",
     source="6.12.117 (read)",
 )
 
@@ -88,11 +88,6 @@ class CapAudit:
             kernel.found(FEATURE_INCONSISTENT, name=feature, first=first, second=name)
         self.cap = self.cap.replace(**_least(self.cap, cap, (*CAP_FEATURES.values(), *CAP_MINIMA)))
         self.ecap = self.ecap.replace(**_least(self.ecap, ecap, (*ECAP_FEATURES.values(), *ECAP_MINIMA)))
-
-    def first_level_by_default(self) -> bool:
-        """Whether kernel-managed domains have first-stage tables: where there are both kinds, or only those."""
-        assert self.ecap is not None
-        return self.ecap.smts and self.ecap.fsts
 
 
 def _differing(first: Cap | Ecap, second: Cap | Ecap, features: dict[str, str]) -> list[str]:

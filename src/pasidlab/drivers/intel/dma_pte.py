@@ -43,7 +43,7 @@ class DmaPageTable:
         return table + 8 * index
 
     def _next_table(self, slot: int) -> int:
-        """Return the table that an entry leads to, made where there is none."""
+        """Return the table that an entry leads to, made where there is none; P of the one kind is R of the other."""
         entry = PagingTable(self.kernel.memory.load64(slot) or 0)
         if entry.p:
             return entry.next_table

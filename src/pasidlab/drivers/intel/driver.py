@@ -2,9 +2,7 @@
 
 Source: intel_iommu_ops, the operations of each domain type, intel_iommu_domain_alloc_paging_flags(),
 intel_svm_domain_alloc(), intel_iommu_dev_enable_feat() (drivers/iommu/intel/iommu.c, svm.c), Linux 6.12.117 and 7.3.4.
-
-Decided here: the kernel maps a buffer of its own at the addresses that processes have into every domain it manages, so
-that work under such a domain finds memory; 6.12's enabling of page requests is taken as done at probe, as idxd does it.
+Decided here: 6.12's enabling of page requests is taken as done at probe, as idxd does it.
 Not modelled: nested domains, dirty tracking, release of devices.
 """
 
@@ -12,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any
 
-from pasidlab import events
-from pasidlab.drivers.hardware import ALLOC_FAILED, MM_DYING, SET_FAILED, Moved
-from pasidlab.drivers.intel.access import access_memory
+from pasidlab.drivers.hardware import Denied, Seen
+from pasidlab.drivers.intel.access import NO_PROGRESS, Outcome, settle_transfer
 from pasidlab.drivers.intel.cap_audit import CapAudit
 from pasidlab.drivers.intel.dma_pte import DmaPageTable
 from pasidlab.drivers.intel.dmar import dmar_fault, intel_iommu_init
@@ -24,6 +21,7 @@ from pasidlab.drivers.intel.iommu import (
     address_width,
     blocking_domain_attach_dev,
     clear_dev_pasid,
+    first_level_by_default,
     identity_domain_attach_dev,
     identity_domain_set_dev_pasid,
     intel_iommu_attach_device,
@@ -36,16 +34,15 @@ from pasidlab.drivers.intel.iommu import (
 from pasidlab.drivers.intel.prq import intel_iommu_page_response, prq_event_thread, prq_request
 from pasidlab.drivers.intel.structs import DeviceDomainInfo, DmarDomain, IntelIommu
 from pasidlab.drivers.intel.svm import IntelMmuNotifier, intel_iommu_sva_supported, intel_svm_set_dev_pasid
-from pasidlab.errors import Errno
+from pasidlab.drivers.tables import DefaultDomain, TableDriver
+from pasidlab.hw.transaction import Transferred
 from pasidlab.hw.vtd.features import Features
 from pasidlab.hw.vtd.port import DmaPort
 from pasidlab.hw.vtd.unit import CACHE_ENTRIES, RemappingUnit
-from pasidlab.linux.iommu import iommu_setup_default_domain
 from pasidlab.linux.iopf import Fault, ResponseCode, iopf_queue_add_device
-from pasidlab.linux.kernel import Kernel
-from pasidlab.linux.mm import MmStruct, process_memory
+from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_put, mmu_notifier_register
-from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
+from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps
 from pasidlab.rules import Faulted, Refusal
 
 Old = IommuDomain | None
@@ -74,47 +71,33 @@ class DeviceTraits:
     ats: bool = True
     pri: bool = True
     pasid_enabled: bool = True
-    default_domain: Literal["dma", "identity", "blocked", "stage2"] = "dma"
+    default_domain: DefaultDomain = "dma"
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class IntelDriver:
+class IntelDriver(TableDriver[Outcome]):
     """All remapping units of a machine; see the module docstring.
 
     Attributes:
-        fail_set, fail_alloc: errnos with which the next call for a device fails, by device.
         audit: what all units have in common.
         infos, ports: the driver's and the hardware's side of each device.
     """
 
-    kernel: Kernel
-    fail_set: dict[Device, Errno] = field(default_factory=dict)
-    fail_alloc: dict[Device, Errno] = field(default_factory=dict)
     audit: CapAudit = field(default_factory=CapAudit)
     instances: dict[IommuDevice, Instance] = field(default_factory=dict)
     infos: dict[Device, DeviceDomainInfo] = field(default_factory=dict)
     ports: dict[Device, DmaPort] = field(default_factory=dict)
     traits: dict[Device, DeviceTraits] = field(default_factory=dict)
-    next_domain: int = 0
-    ops: IommuOps = field(init=False)
-    sva_ops: IommuDomainOps = field(init=False)
     paging_ops: IommuDomainOps = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ops = IommuOps(
-            name="intel-iommu",
-            domain_alloc_sva=self.domain_alloc_sva,
-            domain_alloc_paging=self.domain_alloc_paging,
-            remove_dev_pasid=self.remove_dev_pasid,
-            page_response=self.page_response,
-            dev_enable_sva=self.dev_enable_sva,
-        )
+        self.ops = self.iommu_ops("intel-iommu")
         blocked = IommuDomainOps(self.block_dev_pasid, self.attach_blocked)
         identity = IommuDomainOps(self.identity_set_dev_pasid, self.attach_identity)
         self.ops.blocked_domain = IommuDomain(DomainType.BLOCKED, self.ops, blocked)
         self.ops.identity_domain = IommuDomain(DomainType.IDENTITY, self.ops, identity)
-        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.domain_free)
-        self.paging_ops = IommuDomainOps(self.paging_set_dev_pasid, self.attach_dev, self.domain_free)
+        self.sva_ops = IommuDomainOps(self.sva_set_dev_pasid, free=self.release_domain)
+        self.paging_ops = IommuDomainOps(self.paging_set_dev_pasid, self.attach_dev, self.release_domain)
 
     # --- instances and devices ---------------------------------------------------------------------------------
 
@@ -144,52 +127,25 @@ class IntelDriver:
             instance.iommu, dev, traits.source_id, pasid=has_pasid, ats=traits.ats, pri=traits.pri
         )
         self.infos[dev] = info
-        refusal = iommu_setup_default_domain(dev, self._default_domain(dev, traits))
-        if refusal:
-            self.kernel.warn("iommu_setup_default_domain", f"{dev.name} stays without a domain: {refusal.why}")
+        self._setup_default_domain(dev, traits.default_domain)
         intel_iommu_probe_finalize(info, pasid_enabled=traits.pasid_enabled)
         self.ports[dev] = DmaPort(instance.hw, traits.source_id, ats=info.ats_enabled, pri=info.pri_enabled)
         if info.pri_enabled and not self.kernel.profile.iopf_at_attach:
             iopf_queue_add_device(instance.iommu.iopf_queue, dev)
-
-    def _default_domain(self, dev: Device, traits: DeviceTraits) -> IommuDomain:
-        """Return the domain of the group, made for its first device (iommu_group_alloc_default_domain())."""
-        group = dev.iommu_group
-        assert group is not None
-        if group.devices[0] is not dev:
-            assert group.domain is not None
-            return group.domain
-        if traits.default_domain == "stage2":
-            return self.domain_alloc_stage2(dev)
-        fixed = {"identity": self.ops.identity_domain, "blocked": self.ops.blocked_domain}
-        return fixed.get(traits.default_domain) or self.domain_alloc_paging(dev)
 
     # --- domains -----------------------------------------------------------------------------------------------
 
     def _new_domain(
         self, type: DomainType, ops: IommuDomainOps, *, first_level: bool, mm: MmStruct | None = None
     ) -> DmarDomain:
-        domain = DmarDomain(type, self.ops, ops, id=self.next_domain, use_first_level=first_level, mm=mm)
-        self.next_domain += 1
-        return domain
+        return DmarDomain(type, self.ops, ops, id=self._new_id(), use_first_level=first_level, mm=mm)
 
-    def domain_alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+    def sva_refused(self, dev: Device) -> Refusal | None:
+        """Ask unit and device, where `iommu_dev_enable_feature()` has not."""
+        return None if self.kernel.profile.enable_feature else intel_iommu_sva_supported(self.infos[dev])
+
+    def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
         """Make an SVA domain: a notifier on the mm."""
-        domain = self._alloc_sva(dev, mm)
-        if self.kernel.observers:
-            number, errno = (None, domain.errno) if isinstance(domain, Refusal) else (domain.id, None)
-            self.kernel.emit(events.DomainAllocated(dev.name, number, errno))
-        return domain
-
-    def _alloc_sva(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
-        errno = self.fail_alloc.pop(dev, None)
-        if errno is not None:
-            return ALLOC_FAILED.refuse(errno, dev=dev.name)
-        refusal = None if self.kernel.profile.enable_feature else intel_iommu_sva_supported(self.infos[dev])
-        if refusal:
-            return refusal
-        if not mm.mm_users:
-            return MM_DYING.refuse(mm=mm.name)
         domain = self._new_domain(DomainType.SVA, self.sva_ops, first_level=True, mm=mm)
         domain.iommu = dev.iommu
         domain.notifier = MmuNotifier(IntelMmuNotifier(domain))
@@ -197,7 +153,7 @@ class IntelDriver:
 
     def domain_alloc_paging(self, dev: Device) -> IommuDomain:
         """Make a domain for kernel-managed DMA, with the kernel's buffer in it."""
-        return self._alloc_paging(dev, first_level=self.audit.first_level_by_default())
+        return self._alloc_paging(dev, first_level=first_level_by_default(self.infos[dev].iommu))
 
     def domain_alloc_stage2(self, dev: Device) -> DmarDomain:
         """Make a second-stage domain, as a virtual machine's memory is."""
@@ -212,8 +168,7 @@ class IntelDriver:
         domain.coherent = iommu_paging_structure_coherency(iommu)
         domain.superpage = iommu_superpage_capability(iommu, first_stage=first_level)
         domain.table = DmaPageTable(self.kernel, domain.agaw + 2, first_level=first_level)
-        for area in process_memory(page_size=self.kernel.page_size):
-            domain.table.map_buffer(area.start, area.end)
+        self._map_kernel_buffer(domain.table)
         return domain
 
     def domain_free(self, domain: IommuDomain) -> None:
@@ -223,8 +178,6 @@ class IntelDriver:
             mmu_notifier_put(domain.notifier)
         if domain.table is not None:
             domain.table.free()
-        if self.kernel.observers:
-            self.kernel.emit(events.DomainFreed(domain.id))
 
     # --- struct iommu_ops and iommu_domain_ops -----------------------------------------------------------------
 
@@ -249,30 +202,9 @@ class IntelDriver:
         refusal = self._injected(dev) or identity_domain_set_dev_pasid(domain, self.infos[dev], pasid, old)
         return self._report_set(domain, dev, pasid, old, refusal)
 
-    def _injected(self, dev: Device) -> Refusal | None:
-        errno = self.fail_set.pop(dev, None)
-        return None if errno is None else SET_FAILED.refuse(errno, dev=dev.name)
-
-    def _report_set(
-        self, domain: IommuDomain, dev: Device, pasid: int, old: Old, refusal: Refusal | None
-    ) -> Refusal | None:
-        if self.kernel.observers:
-            errno, label = (refusal.errno if refusal else None), (old.label if old else None)
-            self.kernel.emit(events.PasidSet(dev.name, pasid, domain.id, errno, label))
-        return refusal
-
-    def block_dev_pasid(self, blocked: IommuDomain, dev: Device, pasid: int, old: Old) -> Refusal | None:
-        """Detach (dev, pasid), as kernels since 6.14 do; never fails."""
+    def clear_dev_pasid(self, dev: Device, pasid: int, old: Old) -> None:
+        """Take the PASID table entry of (dev, pasid) away."""
         clear_dev_pasid(self.infos[dev], pasid, old)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidBlocked(dev.name, pasid, old.label if old else None))
-        return None
-
-    def remove_dev_pasid(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
-        """Detach (dev, pasid), as kernels before 6.14 do."""
-        clear_dev_pasid(self.infos[dev], pasid, domain)
-        if self.kernel.observers:
-            self.kernel.emit(events.PasidRemoved(dev.name, pasid, domain.id))
 
     def attach_dev(self, domain: IommuDomain, dev: Device) -> Refusal | None:
         """Attach a domain to the traffic without PASID."""
@@ -287,11 +219,6 @@ class IntelDriver:
         """Stop the traffic without PASID."""
         blocking_domain_attach_dev(self.infos[dev])
         return self._report_rid(dev, "B", None)
-
-    def _report_rid(self, dev: Device, label: Literal["B", "I"], refusal: Refusal | None) -> Refusal | None:
-        if self.kernel.observers:
-            self.kernel.emit(events.RidAttached(dev.name, label))
-        return refusal
 
     def page_response(self, dev: Device, fault: Fault, code: int) -> None:
         """Answer a page request group."""
@@ -308,20 +235,17 @@ class IntelDriver:
         reported, info.iommu.reported = info.iommu.reported, None
         return reported
 
-    def access(
-        self,
-        dev: Device,
-        pasid: int | None,
-        address: int,
-        data: bytes | None,
-        size: int,
-        *,
-        page_requests: bool = True,
-        privileged: bool = False,
-    ) -> Moved | Faulted:
-        """Let a device read or write memory within one page."""
-        how = {"page_requests": page_requests, "privileged": privileged}
-        return access_memory(self.infos[dev], self.ports[dev], pasid, address, data, size, **how)
+    def port_of(self, dev: Device) -> DmaPort:
+        """Return its way through the unit."""
+        return self.ports[dev]
+
+    def settle(self, dev: Device, outcome: Outcome, facts: dict[str, Any]) -> Transferred | Faulted | None:
+        """Wait for the kernel after a page request."""
+        return settle_transfer(self.infos[dev], self.ports[dev], outcome, facts)
+
+    def no_progress(self, facts: dict[str, Any]) -> Faulted:
+        """Say that a device gave up asking for its page."""
+        return Denied(NO_PROGRESS, facts, Seen.FAILURE)
 
 
 def _interrupt(iommu: IntelIommu, name: str) -> None:

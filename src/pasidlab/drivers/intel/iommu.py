@@ -109,6 +109,13 @@ def intel_iommu_probe_finalize(info: DeviceDomainInfo, *, pasid_enabled: bool) -
         cache_tag_assign(info.domain, devtlb_tag(info.domain, info, IOMMU_NO_PASID))
 
 
+def first_level_by_default(iommu: IntelIommu) -> bool:
+    """Whether kernel-managed domains have first-stage tables: where there are both kinds, or only those."""
+    ecap = iommu.ecap if iommu.kernel.profile.vtd_stage_by_unit else iommu.audit.ecap
+    assert ecap is not None
+    return ecap.smts and ecap.fsts
+
+
 # --- domain identifiers --------------------------------------------------------------------------------------
 
 

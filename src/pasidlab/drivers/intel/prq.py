@@ -46,6 +46,8 @@ from pasidlab.rules import WAS_READ, Refusal, Rule
 PRQ_ORDER = 4
 """log2 of the queue's pages of 4 KiB."""
 PRQ_ENT_BYTES = 32
+MENDED_FAILURE = "0xF"
+"""PCIe's Response Failure, as reports call it."""
 _RING_BYTES = VTD_PAGE_SIZE << PRQ_ORDER
 _GROUP_INDICES = 1 << PageRequest.FIELDS["prgi"].width
 """How many page request groups the wire can tell apart."""
@@ -261,21 +263,17 @@ def _is_for(request: PageRequest, info: DeviceDomainInfo, pasid: int) -> bool:
 
 def intel_iommu_page_response(info: DeviceDomainInfo, fault: Fault, code: ResponseCode) -> None:
     """Answer a group; the core's code goes out as it is, FAILURE too, which PCIe calls otherwise."""
-    rc: int = code
-    if code is ResponseCode.FAILURE and not info.iommu.kernel.profile.failure_sent_raw:
-        rc = WireCode.FAILURE
+    mended = code is ResponseCode.FAILURE and not info.iommu.kernel.profile.failure_sent_raw
     response = PageGroupResponse.make(
         pp=fault.pasid is not None,
-        rc=rc,
+        rc=WireCode.FAILURE if mended else code,
         rid=info.source_id,
         pasid=fault.pasid or 0,
         lpig=fault.last,
         prgi=fault.grpid % _GROUP_INDICES,
     )
     qi_submit_sync(info.iommu, (response,))
-    _report_response(
-        info, fault, code, f"{rc:#X}".replace("0X", "0x") if rc > ResponseCode.FAILURE else RAW_CODES[code]
-    )
+    _report_response(info, fault, code, MENDED_FAILURE if mended else RAW_CODES[code])
 
 
 def _report_response(info: DeviceDomainInfo, fault: Fault, code: ResponseCode, wire: str) -> None:

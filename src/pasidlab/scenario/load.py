@@ -1,0 +1,45 @@
+"""A scenario as a whole: a machine with steps, read from TOML and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import field
+
+from pasidlab.decode import convert, read_toml
+from pasidlab.description import MachineSpec, check
+from pasidlab.errors import InputError
+from pasidlab.linux.profiles import profile
+from pasidlab.scenario.checks import check_steps
+from pasidlab.scenario.steps import AnyStep
+
+
+class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A machine with steps; `scheme` is a name, "all", or FILE.py:CLASS, and the command line may override it."""
+
+    title: str = ""
+    about: str = ""
+    scheme: str = "all"
+    step: list[AnyStep] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scenario:
+        """Read and check a TOML file; InputError names file, key, value and what is allowed."""
+        path = Path(path)
+        raw = read_toml(path)
+        try:
+            return cls.from_dict(raw)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Scenario:
+        """Check decoded TOML."""
+        scenario = convert(raw, cls)
+        if not scenario.step:
+            raise InputError("step: missing; a scenario has at least one [[step]]")
+        check(scenario)
+        profile(scenario.kernel).with_switches(dict(scenario.switches))
+        check_steps(scenario, scenario.step)
+        return scenario

@@ -85,6 +85,17 @@ def test_each_guard_keeps_the_bytes_of_b_on_vtd_tables(guard: str) -> None:
     assert _loaded(guarded) == b"b b b b b b "
 
 
+def test_a_descriptor_that_touches_no_memory_is_no_trespass(tmp_path: Path) -> None:
+    noop = tmp_path / "noop.toml"
+    names = 'device = "dsa0"\nprocess = "a"\n'
+    steps = "".join(f'[[step]]\ndo = "{verb}"\n{names}' for verb in ("bind", "mmap_portal", "descriptor"))
+    device = '[[device]]\nname = "dsa0"\niommu = "vtd0"\nkind = "dsa"\npasid_bits = 20\n'
+    unit = '[[iommu]]\nname = "vtd0"\nmodel = "intel-vtd"\n'
+    noop.write_text(f'{unit}{device}[[process]]\nname = "a"\n{steps}operation = "noop"\n')
+    (report,) = run(str(noop), "mainline")
+    assert (report.steps[2].outcome.result, report.steps[2].trespass) == ("ok", "")
+
+
 def _loaded(report: Any) -> bytes:
     work = report.steps[4].outcome.work
     assert work is not None

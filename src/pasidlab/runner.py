@@ -185,7 +185,7 @@ def _trespass(step: Step, machine: Machine, outcome: Outcome) -> str:
     """Return the submitting process if a device did its work in memory of somebody else."""
     submitter = getattr(step, "process", None)
     mm = machine.processes[submitter].mm if submitter in machine.processes else None
-    if outcome.work is None or mm is None or outcome.work.owner == mm.name:
+    if outcome.work is None or mm is None or outcome.work.owner == mm.name or not outcome.work.data:
         return ""
     return str(submitter)
 

@@ -193,7 +193,7 @@ LEGACY_PASID = _check(
     Reason.TTM_REQUEST_WITH_PASID,
     "11.4.5 RTADDR",
     "request with PASID, TTM == 00",
-    f"{_PASID} means nothing in legacy mode",
+    f"{_PASID}: in legacy mode every request with PASID is blocked",
 )
 LEGACY_PAGE_REQUEST = _check(
     "legacy-page-request",

@@ -16,15 +16,17 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bench_bind, bench_pasid, bench_replay, bench_smmu, bench_start
+from benchmarks import bench_bind, bench_enqcmd, bench_pasid, bench_replay, bench_smmu, bench_start, bench_vtd
 from benchmarks.rows import Row
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "bind": bench_bind.rows,
+    "enqcmd": bench_enqcmd.rows,
     "pasid": bench_pasid.rows,
     "replay": bench_replay.rows,
     "smmu": bench_smmu.rows,
     "start": bench_start.rows,
+    "vtd": bench_vtd.rows,
 }
 VERDICTS = {None: "", True: "[green]ok[/]", False: "[red]missed[/]"}
 

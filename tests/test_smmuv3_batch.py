@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pasidlab.hw.batch.ahead import CACHED_WORDS
 from pasidlab.hw.pagetable import vmsa
 from pasidlab.hw.smmuv3 import lookup, translate
 from pasidlab.hw.smmuv3.batch import Batch, BatchTranslator, Status
-from pasidlab.hw.smmuv3.batch_ahead import CACHED_WORDS
-from pasidlab.hw.smmuv3.batch_tables import RULES
+from pasidlab.hw.smmuv3.batch_tables import NUMBERING
 from pasidlab.hw.smmuv3.features import GRANULES, Features, StallModel
 from pasidlab.hw.smmuv3.legality import cd_fault, ste_fault
 from pasidlab.hw.smmuv3.records import EventCode
@@ -374,7 +374,7 @@ def test_the_random_machines_meet_every_rule_that_a_transaction_can_end_by() -> 
     passed_on_the_way = {lookup.L1STD_READ, lookup.STE_READ, lookup.L1CD_READ, lookup.CD_READ}
     passed_on_the_way |= {vmsa.TABLE, vmsa.BLOCK, vmsa.PAGE, vmsa.MARKED_ACCESSED, vmsa.MARKED_DIRTY}
     refused_by_legality = {vmsa.TSZ, vmsa.START_LEVEL, vmsa.BASE_SIZE}
-    expected = set(RULES) - passed_on_the_way - refused_by_legality - {translate.TLB_HIT}
+    expected = set(NUMBERING.rules) - passed_on_the_way - refused_by_legality - {translate.TLB_HIT}
     assert corpus().rules == expected
 
 

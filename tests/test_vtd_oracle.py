@@ -7,7 +7,7 @@ whether the fault is recorded.
 from __future__ import annotations
 
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,7 +95,7 @@ class Oracle:
         if kind == 2:
             return self.request.address
         self.check_interrupt_range(self.request.address)
-        reasons = {"access": 0x07, "top": 0x07, "absent": 0, "reserved": 0x0C, "read": 0x06, "write": 0x05}
+        reasons = {"access": 0x07, "top": 0x03, "absent": 0, "reserved": 0x0C, "read": 0x06, "write": 0x05}
         reasons["absent"] = reasons["write" if self.wish.write else "read"]
         return self.second(pointer(entry), width + 2, self.request.address, self.wish, reasons)
 
@@ -305,9 +305,11 @@ class Dice(Random):
         return Request(SID, pasid, self.address(), access, privileged, instruction)
 
 
-def built(scalable: bool, context: int, pasid_entry: int, entries: list[int], cache_entries: int) -> World:
+def built(
+    scalable: bool, context: int, pasid_entry: int, entries: list[int], cache_entries: int, /, **features: Any
+) -> World:
     """Write all tables; second-stage and first-stage tables are the same pages, read in two ways."""
-    world = World(host_bits=HOST, cache_entries=cache_entries)
+    world = World(cache_entries=cache_entries, **{"host_bits": HOST} | features)
     world.root_register = Rtaddr(ttm=int(scalable), rta=ROOT)
     memory = world.memory
     memory.store64(ROOT + (SID >> 8) * 16, CONTEXT | 1)

@@ -14,13 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pasidlab.hw.batch import ahead, numbers, store
+from pasidlab.hw.batch.ahead import AHEAD
+from pasidlab.hw.batch.compiling import built_from, compiled, compiled_entry
+from pasidlab.hw.batch.numbers import INSTRUCTION, PRIVILEGED, WRITES
+from pasidlab.hw.batch.requests import ADDRESSES, Requests, empty_columns, integers, requests_of
+from pasidlab.hw.batch.store import Directory, Store, store_of
 from pasidlab.hw.smmuv3 import batch_ahead, batch_config, batch_records, batch_walk
 from pasidlab.hw.smmuv3.batch_ahead import read_ahead, reads_ahead
 from pasidlab.hw.smmuv3.batch_config import (
@@ -38,32 +42,9 @@ from pasidlab.hw.smmuv3.batch_config import (
     prepare_stage1,
     prepare_stage2,
 )
-from pasidlab.hw.smmuv3.batch_records import (
-    AHEAD,
-    Directory,
-    Requests,
-    Setup,
-    Smmu,
-    Store,
-    compiled,
-    compiled_entry,
-    field,
-    poison_of,
-    smmu_record,
-)
-from pasidlab.hw.smmuv3.batch_tables import EVENT, RULE, RULES, tables_of
-from pasidlab.hw.smmuv3.batch_walk import (
-    ALL_RIGHTS,
-    CLASS_IN,
-    INSTRUCTION,
-    PRIVILEGED,
-    WRITES,
-    Found,
-    ended_silently,
-    leaf,
-    walk,
-    walk_stage2,
-)
+from pasidlab.hw.smmuv3.batch_records import Setup, Smmu, field, smmu_record
+from pasidlab.hw.smmuv3.batch_tables import EVENT, NUMBERING, RULE, tables_of
+from pasidlab.hw.smmuv3.batch_walk import ALL_RIGHTS, CLASS_IN, Found, ended_silently, leaf, walk, walk_stage2
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.interface import Interface
 from pasidlab.hw.smmuv3.smmu import Smmuv3
@@ -112,7 +93,7 @@ class Batch(NamedTuple):
 
     def rule_of(self, number: int) -> Rule:
         """Return the rule by which a transaction ended."""
-        return RULES[int(self.rule[number]) - 1]
+        return NUMBERING.rule_of(int(self.rule[number]))
 
 
 # --- one transaction -------------------------------------------------------------------------------------------------
@@ -232,23 +213,19 @@ def report(batch: Batch, index: int, found: Found, status: int, event: int) -> N
 @compiled
 def translate_one(memory: Store, smmu: Smmu, requests: Requests, batch: Batch, index: int) -> None:
     """Translate one transaction of a batch, and report what became of it."""
-    sid, ssid, address = requests.sid[index], requests.ssid[index], requests.address[index]
+    sid, ssid, address = requests.source[index], requests.pasid[index], requests.address[index]
     found = translate(memory, smmu, sid, ssid, address, requests.access[index])
     status, event = settle(smmu, found)
     report(batch, index, found, status, event)
 
 
-def _kernel(built_from: int) -> Callable[[Store, npt.NDArray[np.void], Requests, Batch], None]:
-    """Return the compiled loop, which numba keeps on disk.
-
-    Numba compiles anew when this file changes or a variable that the loop takes from here, but not when what the loop
-    calls or the constants in it come from elsewhere and change there: `built_from` stands for these.
-    """
+def _kernel(built: int) -> Callable[[Store, npt.NDArray[np.void], Requests, Batch], None]:
+    """Return the compiled loop, which numba keeps on disk for what it was built from."""
 
     @compiled_entry
     def translate_each(memory: Store, smmus: npt.NDArray[np.void], requests: Requests, batch: Batch) -> None:
-        assert built_from >= 0
-        smmu, end = smmus[0], requests.sid.size
+        assert built >= 0
+        smmu, end = smmus[0], requests.source.size
         for first in range(0, end, AHEAD):
             behind = min(first + AHEAD, end)
             if reads_ahead(memory, smmu):
@@ -259,14 +236,8 @@ def _kernel(built_from: int) -> Callable[[Store, npt.NDArray[np.void], Requests,
     return translate_each
 
 
-def _built_from() -> int:
-    sources = b"".join(
-        Path(str(module.__file__)).read_bytes() for module in (batch_records, batch_walk, batch_config, batch_ahead)
-    )
-    return crc32(repr((RULE, EVENT, STE, CD, L1STD, L1CD)).encode(), crc32(sources))
-
-
-_translate_each = _kernel(_built_from())
+_SOURCES = (numbers, store, ahead, batch_records, batch_walk, batch_config, batch_ahead)
+_translate_each = _kernel(built_from(_SOURCES, RULE, EVENT, STE, CD, L1STD, L1CD))
 
 
 # --- registers -------------------------------------------------------------------------------------------------------
@@ -291,7 +262,7 @@ def _setup(interface: Interface, features: Features) -> dict[str, int]:
 
 # --- a batch ---------------------------------------------------------------------------------------------------------
 
-_SIDS, _SSIDS, _ADDRESSES = (0, (1 << 32) - 1), (-1, (1 << 20) - 1), (0, (1 << 64) - 1)
+_SIDS, _SSIDS = (0, (1 << 32) - 1), (-1, (1 << 20) - 1)
 
 
 class BatchTranslator:
@@ -318,68 +289,22 @@ class BatchTranslator:
         elements than integers (flags: booleans), or a number that no transaction can carry.
         """
         columns = {
-            "sids": _integers("sids", sids, *_SIDS),
-            "ssids": _integers("ssids", ssids, *_SSIDS),
-            "addresses": _integers("addresses", addresses, *_ADDRESSES),
-            "writes": _flags("writes", writes),
-            "privileged": _flags("privileged", privileged),
-            "instruction": _flags("instruction", instruction),
+            "sids": integers("sids", sids, *_SIDS),
+            "ssids": integers("ssids", ssids, *_SSIDS),
+            "addresses": integers("addresses", addresses, *ADDRESSES),
         }
-        batch = _empty(_length(columns))
-        _translate_each(*self._machine(), _requests(columns, batch.status.size), batch)
+        requests = requests_of(columns, writes, privileged, instruction)
+        batch = Batch(**empty_columns(Batch._fields, requests.source.size))
+        _translate_each(self._memory(), self._registers(), requests, batch)
         return batch
 
-    def _machine(self) -> tuple[Store, npt.NDArray[np.void]]:
-        """Return memory and registers as they are now."""
-        memory = self._smmu.memory
-        rows, words = memory.page_table()
-        self._directory.update(rows)
-        self._record["memory_bits"] = memory.bits
+    def _memory(self) -> Store:
+        """Return memory as it is now."""
+        return store_of(self._smmu.memory, self._directory)
+
+    def _registers(self) -> npt.NDArray[np.void]:
+        """Return registers as they are now."""
+        self._record["memory_bits"] = self._smmu.memory.bits
         for name, value in _setup(self._smmu.interface, self._smmu.features).items():
             self._record["setup"][name] = value
-        return Store(words.reshape(-1).view(np.int64), self._directory.entries, poison_of(memory)), self._record
-
-
-def _integers(name: str, given: npt.ArrayLike, lowest: int, highest: int) -> npt.NDArray[Any]:
-    """Check integers; addresses above 2^63 become negative, as compiled code has them."""
-    array = _column(name, given, "iu", "integers")
-    if array.size and not (lowest <= int(array.min()) and int(array.max()) <= highest):
-        raise ValueError(f"{name}: {int(array.min()):#x} to {int(array.max()):#x}, allowed is {lowest} to {highest:#x}")
-    return array.view(np.int64) if array.dtype == np.uint64 else array
-
-
-def _flags(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
-    return _column(name, given, "b", "booleans").astype(np.uint8)
-
-
-def _column(name: str, given: npt.ArrayLike, kinds: str, meant: str) -> npt.NDArray[Any]:
-    array = np.asarray(given)
-    if array.ndim > 1:
-        raise ValueError(f"{name}: {array.ndim} dimensions, expected one")
-    if array.size and array.dtype.kind not in kinds:
-        raise ValueError(f"{name}: {array.dtype} elements, expected {meant}")
-    return array
-
-
-def _length(columns: dict[str, npt.NDArray[Any]]) -> int:
-    """Return how many transactions there are."""
-    lengths = {name: column.size for name, column in columns.items() if column.ndim}
-    if len(set(lengths.values())) > 1:
-        raise ValueError("different lengths: " + ", ".join(f"{name} {length}" for name, length in lengths.items()))
-    return next(iter(lengths.values()), 1)
-
-
-def _requests(columns: dict[str, npt.NDArray[Any]], size: int) -> Requests:
-    flags = columns["writes"] * WRITES | columns["privileged"] * PRIVILEGED | columns["instruction"] * INSTRUCTION
-    requests = Requests(*(np.empty(size, np.int64) for _ in Requests._fields))
-    for room, column in zip(requests, (columns["sids"], columns["ssids"], columns["addresses"], flags), strict=True):
-        room[:] = column
-    return requests
-
-
-def _empty(size: int) -> Batch:
-    return Batch(**{name: np.zeros(size, _kind(name)) for name in Batch._fields})
-
-
-def _kind(name: str) -> Any:
-    return np.uint64 if name.endswith("address") else np.uint8
+        return self._record

@@ -6,21 +6,12 @@ Not modelled: what those modules leave out, and caches.
 
 from __future__ import annotations
 
+from pasidlab.hw.batch.compiling import compiled
+from pasidlab.hw.batch.numbers import places
+from pasidlab.hw.batch.store import Store, aborts, load64, newest, part, word_index
 from pasidlab.hw.smmuv3 import batch_tables as tables
-from pasidlab.hw.smmuv3.batch_records import (
-    ENTRY_WORDS,
-    Smmu,
-    Stage,
-    Store,
-    aborts,
-    compiled,
-    field,
-    load64,
-    newest,
-    part,
-    word_index,
-)
-from pasidlab.hw.smmuv3.batch_tables import EVENT, RULE, places
+from pasidlab.hw.smmuv3.batch_records import ENTRY_WORDS, Smmu, Stage, field
+from pasidlab.hw.smmuv3.batch_tables import EVENT, RULE
 from pasidlab.hw.smmuv3.batch_walk import CLASS_CD, READ_TABLE, Found, ended, reached, through
 from pasidlab.hw.smmuv3.features import StallModel
 from pasidlab.hw.smmuv3.structures import OAS_BITS, Cd, Config, Eats, L1Cd, L1Std, S1Dss, S1Fmt, Ste, Strw

@@ -1,7 +1,7 @@
 """What compiled translation is told about entries, page-table formats and rules, worked out by those who declare them.
 
-Compiled code knows integers only: a rule is its number in `RULES`, a field of an entry its `Place`, and what a format
-says about a level, a start or the rights of a leaf is a row of an array that was filled by asking the format.
+Compiled code knows integers only: a rule is its number, a field of an entry its `Place`, and what a format says about
+a level, a start or the rights of a leaf is a row of an array that was filled by asking the format.
 Nothing here decides anything.
 
 Source: what the modules that it asks name.
@@ -9,17 +9,16 @@ Source: what the modules that it asks name.
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from pasidlab.hw.batch.numbers import ACCESS_OF, Numbering, Numbers, Words, constants, places
 from pasidlab.hw.pagetable import vmsa
-from pasidlab.hw.pagetable.contract import Access, Format, Level, Rights, Start, needed
+from pasidlab.hw.pagetable.contract import WRITE, Format, Level, Start
 from pasidlab.hw.pagetable.descriptors import Stage1Leaf, TableDescriptor
 from pasidlab.hw.pagetable.vmsa import Granule, Region, Stage1, Stage2
 from pasidlab.hw.smmuv3 import legality, lookup, translate
@@ -27,9 +26,7 @@ from pasidlab.hw.smmuv3.features import Features, StallModel
 from pasidlab.hw.smmuv3.records import EventCode
 from pasidlab.hw.smmuv3.structures import OAS_BITS, TG0_SHIFT, TG1_SHIFT, Cd, Config, Ste
 from pasidlab.rules import Rule
-from pasidlab.words import Word
 
-Words = npt.NDArray[np.int64]
 TG_CODES = 4
 SIZES = 64
 """Values of a T0SZ field."""
@@ -44,60 +41,14 @@ def _rules() -> dict[str, Rule]:
     return {name: rule for module in modules for name, rule in vars(module).items() if isinstance(rule, Rule)}
 
 
-def _constants(values: dict[str, Any]) -> Any:
-    """Return constants that compiled code can read by attribute."""
-    make: Any = namedtuple
-    return make("Constants", values)(**values)
-
-
-class Numbers(Protocol):
-    """Numbers by name."""
-
-    def __getattr__(self, name: str) -> int: ...
-
-
 _BY_NAME = _rules()
-RULES = tuple(_BY_NAME.values())
-"""Every rule that an untranslated transaction can meet; compiled code counts them from 1, and 0 is none."""
-_NUMBERS = {rule: number for number, rule in enumerate(RULES, start=1)}
-RULE: Numbers = _constants({name: _NUMBERS[rule] for name, rule in _BY_NAME.items()})
+NUMBERING = Numbering(_BY_NAME.values())
+"""Every rule that an untranslated transaction can meet."""
+RULE = NUMBERING.by_name(_BY_NAME)
 """The number of each rule by the name it is declared with."""
-
-
-EVENT: Numbers = _constants({code.name: int(code) for code in EventCode})
+EVENT: Numbers = constants({code.name: int(code) for code in EventCode})
 """The code of each event by name."""
-
-
-def number_of(rule: Rule | None) -> int:
-    """Return the number of a rule, 0 for none."""
-    return 0 if rule is None else _NUMBERS[rule]
-
-
-# --- fields of entries -----------------------------------------------------------------------------------------------
-
-
-class Place(NamedTuple):
-    """Where a field lies: which 64-bit word, its lowest bit, its bits there, and how far an address is shifted."""
-
-    word: int
-    lsb: int
-    mask: int
-    shift: int
-
-
-class Places(Protocol):
-    """Places of fields by name."""
-
-    def __getattr__(self, name: str) -> Place: ...
-
-
-def places(layout: type[Word], first: int = 0) -> Places:
-    """Return the Place of every field of a layout by name; word 0 of the entry is word `first` of where it is kept."""
-    fields = layout.FIELDS
-    found = (Place(first + f.lsb // 64, f.lsb % 64, (1 << f.width) - 1, f.shift) for f in fields.values())
-    places: Places = _constants(dict(zip(fields, found, strict=True)))
-    return places
-
+number_of = NUMBERING.number_of
 
 # --- levels and starts -----------------------------------------------------------------------------------------------
 
@@ -203,8 +154,6 @@ STAGE2_MODE = 16
 LIMITS = int(TableDescriptor.mask("pxn_table", "uxn_table", "ap_table"))
 """The bits of a table entry that take rights away, which are neighbours, the lowest being FIRST_LIMIT."""
 FIRST_LIMIT = TableDescriptor.FIELDS["pxn_table"].lsb
-NEED = tuple(int(needed(Access(bool(code & 1), bool(code & 2), bool(code & 4)))).bit_length() - 1 for code in range(8))
-"""Which bit of Rights an access needs, by write, instruction and privileged, bit 0 first."""
 
 
 def _entry_of(code: int) -> int:
@@ -227,11 +176,8 @@ def _grants() -> tuple[Words, Words]:
         fmt.grant(_entry_of(entry), limits << FIRST_LIMIT, None)
         for fmt, limits, entry in product(_modes(), range(LIMIT_CODES), range(ENTRY_CODES))
     ]
-    write = Rights.USER_WRITE | Rights.PRIVILEGED_WRITE
-    rights = [int(grant.rights & ~write if grant.clean else grant.rights) for grant in rows]
-    codes = [NEED.index(bit) for bit in range(len(Rights))]
-    accesses = [Access(bool(code & 1), bool(code & 2), bool(code & 4)) for code in codes]
-    denials = [[number_of(grant.denial(access)) for access in accesses] for grant in rows]
+    rights = [int(grant.rights & ~WRITE if grant.clean else grant.rights) for grant in rows]
+    denials = [[number_of(grant.denial(access)) for access in ACCESS_OF] for grant in rows]
     return np.array(rights, np.int64), np.array(denials, np.int64)
 
 

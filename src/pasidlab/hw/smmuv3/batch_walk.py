@@ -11,23 +11,22 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from pasidlab.hw.pagetable.contract import EXECUTE, READ, WRITE
+from pasidlab.hw.batch.compiling import compiled, compiled_once
+from pasidlab.hw.batch.numbers import NEED, ON_TABLE, RIGHTS_OF, WRITES
+from pasidlab.hw.batch.store import Store, aborts, load64, part, store64
+from pasidlab.hw.pagetable.contract import ALL_RIGHTS as RIGHTS
 from pasidlab.hw.pagetable.descriptors import Stage1Leaf, Stage2Leaf
 from pasidlab.hw.smmuv3 import batch_tables as tables
-from pasidlab.hw.smmuv3.batch_records import Smmu, Stage, Store, aborts, compiled, compiled_once, load64, part, store64
+from pasidlab.hw.smmuv3.batch_records import Smmu, Stage
 from pasidlab.hw.smmuv3.batch_tables import EVENT, RULE
 from pasidlab.hw.smmuv3.records import TranslationClass
 
 # --- what a walk ends in ---------------------------------------------------------------------------------------------
 
 CLASS_CD, CLASS_TTD, CLASS_IN = int(TranslationClass.CD), int(TranslationClass.TTD), int(TranslationClass.IN)
-
-WRITES, INSTRUCTION, PRIVILEGED, ON_TABLE = 1, 2, 4, 8
-"""Bits of an access."""
-RIGHTS_OF = WRITES | INSTRUCTION | PRIVILEGED
 READ_TABLE = cast(int, np.int64(ON_TABLE))
 UPDATE_TABLE = cast(int, np.int64(ON_TABLE | WRITES))
-ALL_RIGHTS = int(READ | WRITE | EXECUTE)
+ALL_RIGHTS = int(RIGHTS)
 
 
 class Found(NamedTuple):
@@ -101,7 +100,7 @@ _S2_WRITE = 2 << Stage2Leaf.FIELDS["s2ap"].lsb
 _DEVICE = int(Stage2Leaf.mask("mem_attr")) & 0x30
 _FOLDED_SHIFT = 36
 _LAST_LEVEL = tables.LEVELS - 1
-LEAF, NEED = tables.LEAF, tables.NEED
+LEAF = tables.LEAF
 
 
 @compiled

@@ -99,7 +99,10 @@ class DmaPort:
             return PageRefused(request, None, asked=may_ask)
         if isinstance(output, Blocked):
             return output
-        return self._move(replace(request, address=output, ats=Ats.TRANSLATED), data, size)
+        translated = Request(
+            self.source_id, request.pasid, output, request.access, request.privileged, ats=Ats.TRANSLATED
+        )
+        return self._move(translated, data, size)
 
     def _translate(self, request: Request) -> int | Blocked | None:
         """Return the translated address; None where the page is not there with that right."""

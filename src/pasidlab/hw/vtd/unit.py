@@ -39,7 +39,7 @@ OUTPUT_ABORT = Rule(
     "vtd.output-abort",
     "the memory system",
     "external abort on the access itself",
-    "device {source:#06x}, PASID {pasid}: no memory answers where {address:#x} leads",
+    "device {source:#06x}, {pasid}: no memory answers where {address:#x} leads",
 )
 
 

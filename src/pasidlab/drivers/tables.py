@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pasidlab.drivers.base import Driver
@@ -47,7 +46,7 @@ class Port(Protocol[T_co]):
         *,
         page_requests: bool,
         privileged: bool,
-    ) -> T_co:
+    ) -> Transferred | T_co:
         """Write `data`, or read `size` bytes (None), all of one page, and return what came of it."""
 
 
@@ -60,7 +59,7 @@ class KernelTable(Protocol):
 
 @dataclass(slots=True, eq=False, repr=False)
 class TableDriver(Driver, Generic[T]):
-    """Base of these drivers; T is what an attempt to access memory comes to at a port.
+    """Base of these drivers; T is how an attempt to access memory can fail at a port.
 
     Attributes:
         ops: the driver's operations.
@@ -81,8 +80,8 @@ class TableDriver(Driver, Generic[T]):
         """Return a device's way through its IOMMU, as it is switched on now."""
 
     @abstractmethod
-    def settle(self, dev: Device, outcome: T, facts: dict[str, Any]) -> Transferred | Faulted | None:
-        """Let the kernel see to an attempt's outcome; None: the page may be there now, and the device starts over."""
+    def settle(self, dev: Device, failed: T, facts: dict[str, Any]) -> Faulted | None:
+        """Let the kernel see to an attempt that failed; None: the page may be there now, and the device starts over."""
 
     @abstractmethod
     def no_progress(self, facts: dict[str, Any]) -> Faulted:
@@ -128,16 +127,15 @@ class TableDriver(Driver, Generic[T]):
         privileged: bool = False,
     ) -> Moved | Faulted:
         """Let a device read or write memory within one page, again for as long as the kernel says that it may help."""
-        how = {"page_requests": page_requests, "privileged": privileged}
-        attempt = partial(self.port_of(dev).transfer, pasid, address, data, size, **how)
-        facts = {"dev": dev.name, "address": address, "pasid": pasid}
+        port = self.port_of(dev)
         for _ in range(MOST_RETRIES):
-            settled = self.settle(dev, attempt(), facts)
-            if isinstance(settled, Transferred):
-                return Moved(owner_of(dev, pasid, settled.address), settled.data)
-            if settled is not None:
-                return settled
-        return self.no_progress({**facts, "times": MOST_RETRIES})
+            outcome = port.transfer(pasid, address, data, size, page_requests=page_requests, privileged=privileged)
+            if isinstance(outcome, Transferred):
+                return Moved(owner_of(dev, pasid, outcome.address), outcome.data)
+            ended = self.settle(dev, outcome, {"dev": dev.name, "address": address, "pasid": pasid})
+            if ended is not None:
+                return ended
+        return self.no_progress({"dev": dev.name, "address": address, "pasid": pasid, "times": MOST_RETRIES})
 
 
 def owner_of(dev: Device, pasid: int | None, address: int) -> str:

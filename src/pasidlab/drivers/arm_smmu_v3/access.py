@@ -17,11 +17,10 @@ from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.port import DmaPort, PageRefused
 from pasidlab.hw.smmuv3.request import Stalled, Terminated
 from pasidlab.hw.smmuv3.target import ResumeAction
-from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iopf import run_work
 from pasidlab.rules import WAS_READ, Faulted, Rule
 
-Outcome = Transferred | Terminated | Stalled | PageRefused
+Failed = Terminated | Stalled | PageRefused
 """What a port answers."""
 
 STALL_UNANSWERED = Rule(
@@ -51,18 +50,14 @@ PAGE_DENIED = Rule(
 )
 
 
-def settle_transfer(
-    master: ArmSmmuMaster, port: DmaPort, outcome: Outcome, facts: dict[str, Any]
-) -> Transferred | Faulted | None:
-    """Return what an attempt came to in the end; None: it had stalled, and the kernel lets the device start over."""
-    if isinstance(outcome, Stalled):
-        answer = _wait(master, port, outcome)
-        if answer is None:
-            return STALL_UNANSWERED.fault(**facts)
-        if not isinstance(answer, Terminated):
-            return None
-        outcome = answer
-    return outcome if isinstance(outcome, Transferred) else _faulted(outcome, facts)
+def settle_transfer(master: ArmSmmuMaster, port: DmaPort, failed: Failed, facts: dict[str, Any]) -> Faulted | None:
+    """Return how an attempt that failed ended; None: it had stalled, and the kernel lets the device start over."""
+    if not isinstance(failed, Stalled):
+        return _faulted(failed, facts)
+    answer = _wait(master, port, failed)
+    if answer is None:
+        return STALL_UNANSWERED.fault(**facts)
+    return _faulted(answer, facts) if isinstance(answer, Terminated) else None
 
 
 def _wait(master: ArmSmmuMaster, port: DmaPort, stalled: Stalled) -> ResumeAction | Terminated | None:
@@ -71,11 +66,11 @@ def _wait(master: ArmSmmuMaster, port: DmaPort, stalled: Stalled) -> ResumeActio
     return port.smmu.answered(stalled)
 
 
-def _faulted(outcome: Terminated | PageRefused, facts: dict[str, Any]) -> Faulted:
-    if isinstance(outcome, PageRefused):
-        rule = PAGE_LOST if outcome.response is None else PAGE_DENIED
-        return Denied(rule, facts, _seen(outcome))
-    return Faulted(outcome.rule, outcome.facts)
+def _faulted(failed: Terminated | PageRefused, facts: dict[str, Any]) -> Faulted:
+    if isinstance(failed, PageRefused):
+        rule = PAGE_LOST if failed.response is None else PAGE_DENIED
+        return Denied(rule, facts, _seen(failed))
+    return Faulted(failed.rule, failed.facts)
 
 
 def _seen(refused: PageRefused) -> Seen:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from pasidlab import events
-from pasidlab.drivers.arm_smmu_v3.access import NO_PROGRESS, Outcome, settle_transfer
+from pasidlab.drivers.arm_smmu_v3.access import NO_PROGRESS, Failed, settle_transfer
 from pasidlab.drivers.arm_smmu_v3.cmdq import arm_smmu_gerror_handler
 from pasidlab.drivers.arm_smmu_v3.device import arm_smmu_device_probe, arm_smmu_sva_supported
 from pasidlab.drivers.arm_smmu_v3.domain import (
@@ -50,7 +50,6 @@ from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.port import DmaPort
 from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3
-from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iopf import Fault, ResponseCode, iommu_report_device_fault, iopf_queue_add_device
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_register
@@ -104,7 +103,7 @@ class DeviceTraits:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class ArmSmmuDriver(TableDriver[Outcome]):
+class ArmSmmuDriver(TableDriver[Failed]):
     """All SMMUs of a machine; see the module docstring.
 
     Attributes:
@@ -337,9 +336,9 @@ class ArmSmmuDriver(TableDriver[Outcome]):
         port.ats = self.masters[dev].pci_ats
         return port
 
-    def settle(self, dev: Device, outcome: Outcome, facts: dict[str, Any]) -> Transferred | Faulted | None:
+    def settle(self, dev: Device, failed: Failed, facts: dict[str, Any]) -> Faulted | None:
         """Wait for the kernel where the access stalled."""
-        return settle_transfer(self.masters[dev], self.ports[dev], outcome, facts)
+        return settle_transfer(self.masters[dev], self.ports[dev], failed, facts)
 
     def no_progress(self, facts: dict[str, Any]) -> Faulted:
         """Say that a stalled access gave up."""

@@ -12,14 +12,13 @@ from typing import Any
 
 from pasidlab.drivers.hardware import Denied, Seen
 from pasidlab.drivers.intel.structs import DeviceDomainInfo
-from pasidlab.hw.transaction import Transferred
 from pasidlab.hw.vtd.port import DmaPort, PageRefused
 from pasidlab.hw.vtd.records import ResponseCode
 from pasidlab.hw.vtd.request import Blocked
 from pasidlab.linux.iopf import run_work
 from pasidlab.rules import WAS_READ, Faulted, Rule
 
-Outcome = Transferred | Blocked | PageRefused
+Failed = Blocked | PageRefused
 """What a port answers."""
 
 UNANSWERED = Rule(
@@ -51,16 +50,12 @@ NO_PROGRESS = Rule(
 _CODE_NAMES: dict[int, str] = {code: code.name for code in ResponseCode}
 
 
-def settle_transfer(
-    info: DeviceDomainInfo, port: DmaPort, outcome: Outcome, facts: dict[str, Any]
-) -> Transferred | Faulted | None:
-    """Return what an attempt came to in the end; None: the page was asked for, and is said to be there."""
-    if isinstance(outcome, Transferred):
-        return outcome
-    if isinstance(outcome, Blocked):
-        return Faulted(outcome.rule, outcome.facts)
-    response = _answer(info, port, outcome)
-    return None if response == ResponseCode.SUCCESS else _denied(outcome, response, facts)
+def settle_transfer(info: DeviceDomainInfo, port: DmaPort, failed: Failed, facts: dict[str, Any]) -> Faulted | None:
+    """Return how an attempt that failed ended; None: the page was asked for, and is said to be there."""
+    if isinstance(failed, Blocked):
+        return Faulted(failed.rule, failed.facts)
+    response = _answer(info, port, failed)
+    return None if response == ResponseCode.SUCCESS else _denied(failed, response, facts)
 
 
 def _answer(info: DeviceDomainInfo, port: DmaPort, refused: PageRefused) -> int | None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from pasidlab.drivers.hardware import Denied, Seen
-from pasidlab.drivers.intel.access import NO_PROGRESS, Outcome, settle_transfer
+from pasidlab.drivers.intel.access import NO_PROGRESS, Failed, settle_transfer
 from pasidlab.drivers.intel.cap_audit import CapAudit
 from pasidlab.drivers.intel.dma_pte import DmaPageTable
 from pasidlab.drivers.intel.dmar import dmar_fault, intel_iommu_init
@@ -35,7 +35,6 @@ from pasidlab.drivers.intel.prq import intel_iommu_page_response, prq_event_thre
 from pasidlab.drivers.intel.structs import DeviceDomainInfo, DmarDomain, IntelIommu
 from pasidlab.drivers.intel.svm import IntelMmuNotifier, intel_iommu_sva_supported, intel_svm_set_dev_pasid
 from pasidlab.drivers.tables import DefaultDomain, TableDriver
-from pasidlab.hw.transaction import Transferred
 from pasidlab.hw.vtd.features import Features
 from pasidlab.hw.vtd.port import DmaPort
 from pasidlab.hw.vtd.unit import CACHE_ENTRIES, RemappingUnit
@@ -75,7 +74,7 @@ class DeviceTraits:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class IntelDriver(TableDriver[Outcome]):
+class IntelDriver(TableDriver[Failed]):
     """All remapping units of a machine; see the module docstring.
 
     Attributes:
@@ -239,9 +238,9 @@ class IntelDriver(TableDriver[Outcome]):
         """Return its way through the unit."""
         return self.ports[dev]
 
-    def settle(self, dev: Device, outcome: Outcome, facts: dict[str, Any]) -> Transferred | Faulted | None:
+    def settle(self, dev: Device, failed: Failed, facts: dict[str, Any]) -> Faulted | None:
         """Wait for the kernel after a page request."""
-        return settle_transfer(self.infos[dev], self.ports[dev], outcome, facts)
+        return settle_transfer(self.infos[dev], self.ports[dev], failed, facts)
 
     def no_progress(self, facts: dict[str, Any]) -> Faulted:
         """Say that a device gave up asking for its page."""

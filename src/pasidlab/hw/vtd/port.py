@@ -76,7 +76,11 @@ class DmaPort:
         privileged: bool = False,
     ) -> Transferred | Blocked | PageRefused:
         """Write `data`, or read `size` bytes (None), all of one page; `page_requests` where it may ask for pages."""
-        access = Operation.READ if data is None else Operation.WRITE
+        write = data is not None
+        access = Operation.WRITE if write else Operation.READ
+        known = self.atc.lookup(pasid, address, write=write, privileged=privileged) if self.ats else None
+        if known is not None:
+            return self._move_translated(pasid, known, access, privileged, data, size)
         request = Request(self.source_id, pasid, address, access, privileged)
         if self.ats:
             return self._transfer_translated(request, data, size, self.pri and page_requests)
@@ -85,10 +89,16 @@ class DmaPort:
     def _move(self, request: Request, data: bytes | None, size: int) -> Transferred | Blocked:
         return self.unit.dma_read(request, size) if data is None else self.unit.dma_write(request, data)
 
+    def _move_translated(
+        self, pasid: int | None, output: int, access: Operation, privileged: bool, data: bytes | None, size: int
+    ) -> Transferred | Blocked:
+        request = Request(self.source_id, pasid, output, access, privileged, ats=Ats.TRANSLATED)
+        return self._move(request, data, size)
+
     def _transfer_translated(
         self, request: Request, data: bytes | None, size: int, may_ask: bool
     ) -> Transferred | Blocked | PageRefused:
-        """Translate by the device-TLB, by a translation request, and at last after a page request."""
+        """Translate what the device-TLB does not have: by a translation request, and at last after a page request."""
         output = self._translate(request)
         if output is None and may_ask:
             refused = self._request_page(request)
@@ -99,17 +109,11 @@ class DmaPort:
             return PageRefused(request, None, asked=may_ask)
         if isinstance(output, Blocked):
             return output
-        translated = Request(
-            self.source_id, request.pasid, output, request.access, request.privileged, ats=Ats.TRANSLATED
-        )
-        return self._move(translated, data, size)
+        return self._move_translated(request.pasid, output, request.access, request.privileged, data, size)
 
     def _translate(self, request: Request) -> int | Blocked | None:
-        """Return the translated address; None where the page is not there with that right."""
+        """Ask for a translation and keep it; None where the page is not there with that right."""
         write, privileged = request.access is Operation.WRITE, request.privileged
-        hit = self.atc.lookup(request.pasid, request.address, write=write, privileged=privileged)
-        if hit is not None:
-            return hit
         completion = self.unit.translate(replace(request, ats=Ats.TRANSLATION_REQUEST))
         assert isinstance(completion, TranslationCompletion)
         if completion.status is not AtsStatus.SUCCESS:

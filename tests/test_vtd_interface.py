@@ -165,7 +165,16 @@ def test_ccmd_invalidates_at_once_and_says_what(granularity: Granularity, call: 
     rig = Rig()
     rig.write(Offset.CCMD, icc=True, cirg=granularity, did=5, sid=SOURCE, fm=2)
     assert rig.calls == [call]
-    assert rig.read(Offset.CCMD) == Ccmd(cirg=granularity, caig=granularity, did=5, sid=SOURCE, fm=2)
+    assert rig.read(Offset.CCMD) == Ccmd(cirg=granularity, caig=granularity, did=5)
+
+
+def test_the_source_of_ccmd_is_for_the_unit_alone_and_reads_zero() -> None:
+    rig = Rig()
+    rig.interface.mmio_write(Offset.CCMD, 0x1234_5678, 4)
+    assert rig.interface.mmio_read(Offset.CCMD, 4) == 0x5678
+    rig.interface.mmio_write(Offset.CCMD + 4, 0xE000_0003, 4)
+    assert rig.calls == [("context_cache", 0x5678, 0x1234, 3)]
+    assert rig.interface.mmio_read(Offset.CCMD + 4, 4) == 0x7800_0000
 
 
 def test_ccmd_without_icc_does_nothing() -> None:

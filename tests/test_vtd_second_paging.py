@@ -151,8 +151,24 @@ class TestEntries:
             path = mapped(levels).change(level, add=bit)
             found = fault_of(path, second(levels, **{option: False}))
             assert (found.kind, found.rule, found.level) == (FaultKind.RESERVED, vtd_second.RESERVED, level)
-            others = {name: False for name in ("snoop", "device_tlb") if name != option}
-            assert leaf_of(path, second(levels, **others))
+
+    @at_every_level
+    def test_snp_and_tm_mean_something_in_pages_and_are_reserved_in_what_points_to_tables(
+        self, levels: int, level: int
+    ) -> None:
+        for bit, other in ((SNP, "device_tlb"), (TM, "snoop")):
+            path = mapped(levels).change(level, add=bit)
+            fmt = second(levels, **{other: False})
+            if level == 1:
+                assert leaf_of(path, fmt)
+            else:
+                assert (fault_of(path, fmt).rule, fault_of(path, fmt).level) == (vtd_second.RESERVED, level)
+
+    @pytest.mark.parametrize(("level", "bit"), [(2, SNP), (2, TM), (3, SNP), (3, TM)])
+    def test_snp_and_tm_mean_something_in_large_pages_too(self, level: int, bit: int) -> None:
+        path = mapped(level=level).change(level, add=bit)
+        assert leaf_of(path, second())
+        assert fault_of(path, second(snoop=bit != SNP, device_tlb=bit != TM)).rule is vtd_second.RESERVED
 
     @at_every_level
     def test_memory_types_and_what_is_left_to_software_mean_nothing(self, levels: int, level: int) -> None:
@@ -385,7 +401,7 @@ def flaw(entry: int, level: int, page: bool, fmt: SecondStage) -> str:
         return "vtd.second-not-present"
     if page and level > 1 and not {2: fmt.pages_2m, 3: fmt.pages_1g}.get(level, False):
         return "vtd.second-page-size"
-    reserved = list(range(HOST, 52)) + [11] * (not fmt.snoop) + [62] * (not fmt.device_tlb)
+    reserved = [*range(HOST, 52), *[11] * (not (page and fmt.snoop)), *[62] * (not (page and fmt.device_tlb))]
     reserved += range(12, LOWEST_BIT[level]) if page else []
     return "vtd.second-reserved" if any(entry >> bit & 1 for bit in reserved) else ""
 

@@ -443,11 +443,14 @@ def test_faults_of_legacy_paging(raw: int, level: int, write: bool, reason: Reas
     assert world.blocked(None, write=write)[1] == reason
 
 
-@pytest.mark.parametrize("level", [1, 4])
-def test_legacy_paging_entries_out_of_reach(level: int) -> None:
+@pytest.mark.parametrize(
+    ("level", "reason"),
+    [(1, Reason.LEGACY_PAGING_ACCESS), (3, Reason.LEGACY_PAGING_ACCESS), (4, Reason.LEGACY_CONTEXT_INVALID)],
+)
+def test_a_first_legacy_table_out_of_reach_makes_the_context_invalid_others_do_not(level: int, reason: Reason) -> None:
     world = World(ttm=LEGACY)
     world.memory.poison(world.legacy().place(VA, level), 8)
-    assert world.blocked(None) == ("vtd.second-abort", Reason.LEGACY_PAGING_ACCESS)
+    assert world.blocked(None) == ("vtd.second-abort", reason)
 
 
 @pytest.mark.parametrize("tt", [0, 2])

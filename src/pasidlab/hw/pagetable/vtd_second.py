@@ -3,8 +3,9 @@
 Source: Intel VT-d 4.1, 3.7 Second-stage translation, 9.8 Second-stage paging entries (9.3 Context entry for legacy
 mode, whose words are the same). Levels count down to 1, as those of the first stage.
 
+SNP and TM are fields of pages alone; in an entry that points to a table both are reserved, whatever the unit has.
 Decided here: as in the first stage, rights are those of all levels together and are checked when the walk has ended;
-SNP and TM are reserved or not at all levels alike; an execute request needs R beside X, for it is a read.
+an execute request needs R beside X, for it is a read.
 Not modelled: memory types (EMT, IPAT), and the updates of flags that fail under no-snoop.
 """
 
@@ -49,8 +50,8 @@ PAGE_SIZE = _rule(
 RESERVED = _rule(
     "reserved",
     _ENTRIES,
-    "address bits from the host address width on, low address bits of large pages, SNP without SC, or TM without"
-    " device TLBs are set",
+    "address bits from the host address width on, low address bits of large pages, SNP without SC, TM without device"
+    " TLBs, or SNP or TM of an entry that points to a table are set",
     _ENTRY + " has reserved bits set",
 )
 TABLE = _rule("table", _ENTRIES, "present, PS == 0", _ENTRY + " points to the next table")
@@ -92,7 +93,7 @@ def _levels(levels: int, host_bits: int, sizes: frozenset[int], reserved: int) -
 def _level(number: int, host_bits: int, large: bool, reserved: int) -> Level:
     shift = reach(number)
     output = _ADDRESS >> shift << shift
-    excess = _ADDRESS >> host_bits << host_bits | reserved
+    excess = _ADDRESS >> host_bits << host_bits
     above = _TABLE, _LARGE_PAGE if large else _NO_SUCH_PAGE
     return Level(
         number=number,
@@ -101,8 +102,8 @@ def _level(number: int, host_bits: int, large: bool, reserved: int) -> Level:
         readings=(_PAGE, _PAGE) if number == 1 else above,
         output=output,
         table=_ADDRESS,
-        output_excess=excess | _ADDRESS & ~output,
-        table_excess=excess,
+        output_excess=excess | _ADDRESS & ~output | reserved,
+        table_excess=excess | _SNP | _TM,
     )
 
 
@@ -127,8 +128,8 @@ class SecondStage:
         pages_1g: there are pages of 1 GiB (SLLPS).
         ad: hardware sets accessed and dirty flags (SLADE).
         execute: X counts (SLEE); else an execute request needs what a read needs.
-        snoop: SNP is not reserved (SC).
-        device_tlb: TM is not reserved (DT).
+        snoop: SNP of pages is not reserved (SC).
+        device_tlb: TM of pages is not reserved (DT).
     """
 
     table: int

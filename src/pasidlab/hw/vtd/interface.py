@@ -95,7 +95,7 @@ class Register:
         needs: a feature without which the register reads zero and ignores writes; empty for none.
         optional: fields of which the same is true, with the feature they need.
         on_bus: its address has no bits from the host address width on.
-        write_only: reads zero.
+        hidden: the fields that read zero whatever they hold.
     """
 
     path: str
@@ -106,7 +106,7 @@ class Register:
     needs: str = ""
     optional: dict[str, str] = field(default_factory=dict)
     on_bus: bool = False
-    write_only: bool = False
+    hidden: tuple[str, ...] = ()
 
 
 def _read_only(path: str, offset: Offset) -> Register:
@@ -139,11 +139,15 @@ _TABLE: dict[int, Register] = {
     Offset.VER: _read_only("ver", Offset.VER),
     Offset.CAP: _read_only("cap", Offset.CAP),
     Offset.ECAP: _read_only("ecap", Offset.ECAP),
-    Offset.GCMD: _open("gcmd", Gcmd, lambda at: at._command(), write_only=True),
+    Offset.GCMD: _open("gcmd", Gcmd, lambda at: at._command(), hidden=tuple(Gcmd.FIELDS)),
     Offset.GSTS: _read_only("gsts", Offset.GSTS),
     Offset.RTADDR: _open("rtaddr", Rtaddr, on_bus=True),
     Offset.CCMD: Register(
-        "ccmd", Ccmd, ("did", "sid", "fm", "cirg", "icc"), effect=lambda at: at._invalidate_contexts()
+        "ccmd",
+        Ccmd,
+        ("did", "sid", "fm", "cirg", "icc"),
+        effect=lambda at: at._invalidate_contexts(),
+        hidden=("sid", "fm"),
     ),
     Offset.FSTS: Register(
         "faults.fsts", Fsts, cleared=("pfo", "iqe", "ice", "ite"), effect=lambda at: at.invalidation.run()
@@ -178,7 +182,7 @@ _TABLE: dict[int, Register] = {
     Offset.PEDATA: _message("page_request.data", EventData, _PRS),
     Offset.PEADDR: _message("page_request.address", EventAddress, _PRS),
     Offset.PEUADDR: _message("page_request.upper_address", EventUpperAddress, _PRS),
-    IOTLB_OFFSET: _open("iva", Iva, write_only=True),
+    IOTLB_OFFSET: _open("iva", Iva, hidden=tuple(Iva.FIELDS)),
     IOTLB_OFFSET + 8: Register(
         "iotlb", Iotlb, ("did", "dw", "dr", "iirg", "ivt"), effect=lambda at: at._invalidate_iotlb()
     ),
@@ -186,25 +190,26 @@ _TABLE: dict[int, Register] = {
 
 
 class Cell(NamedTuple):
-    """32 bits of a register: which register, which half (`shift` is 0 or 32), and what a write can change there.
+    """32 bits of a register: which register, which half (`shift` is 0 or 32), what a write can change, what reads zero.
 
-    `writable` and `cleared` are bits of the whole register.
+    `writable`, `cleared` and `hidden` are bits of the whole register.
     """
 
     register: Register
     shift: int
     writable: int
     cleared: int
+    hidden: int
 
 
 def _cells() -> dict[int, Cell]:
     """Return every 32-bit piece of every register that has a place of its own."""
     cells = {}
     for offset, register in _TABLE.items():
-        writable, cleared = register.word.mask(*register.writable), register.word.mask(*register.cleared)
+        masks = [register.word.mask(*names) for names in (register.writable, register.cleared, register.hidden)]
         for shift in range(0, register.word.SIZE, 32):
             half = _HALF << shift
-            cells[offset + shift // 8] = Cell(register, shift, writable & half, cleared & half)
+            cells[offset + shift // 8] = Cell(register, shift, *(mask & half for mask in masks))
     return cells
 
 
@@ -285,10 +290,10 @@ class Interface:
         if index is not None:
             return self.faults.records[index] >> 8 * part & _HALF
         cell = _CELLS.get(offset)
-        if cell is None or cell.register.write_only or not self._has(cell.register.needs):
+        if cell is None or not self._has(cell.register.needs):
             return 0
         value: int = attrgetter(cell.register.path)(self)
-        return value >> cell.shift & _HALF
+        return (value & ~cell.hidden) >> cell.shift & _HALF
 
     def _write32(self, offset: int, value: int) -> None:
         index, part = self._record_at(offset)

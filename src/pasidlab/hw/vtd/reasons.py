@@ -61,6 +61,8 @@ LEGACY: dict[Rule, Reason] = {
     vtd_second.NO_WRITE: Reason.LEGACY_NO_WRITE,
 }
 """The same in legacy mode; an entry that is not present lacks the right that the request needs."""
+LEGACY_TOP = LEGACY | {vtd_second.ABORTED: Reason.LEGACY_CONTEXT_INVALID}
+"""The same for the entry of the first table: a context entry that leads where nothing can be read is invalid."""
 
 RECOVERABLE = frozenset(
     {
@@ -113,7 +115,9 @@ def reason_of(paging: Paging, fault: WalkFault, *, write: bool, top: bool) -> Re
     """Return the reason of a walk's fault; `top`: no first-stage entry had been read before."""
     rule = fault.rule
     if paging.legacy:
-        return LEGACY.get(rule) or (Reason.LEGACY_NO_WRITE if write else Reason.LEGACY_NO_READ)
+        assert paging.stage is not None
+        reasons = LEGACY_TOP if fault.level == paging.stage.levels else LEGACY
+        return reasons.get(rule) or (Reason.LEGACY_NO_WRITE if write else Reason.LEGACY_NO_READ)
     stage = paging.below if fault.stage == 2 and paging.below is not None else paging.stage
     reason = (UNDER_TABLES if fault.on_table else STAGES)[rule]
     if stage is not None and fault.level == stage.levels:

@@ -237,8 +237,10 @@ class TestCommand:
         assert "stdata" not in pasidlab("decode", "vtd.qi", hex(PasidCacheInvalidate.make())).out
 
     def test_what_software_may_keep_in_a_paging_entry_is_not_reserved(self, pasidlab: Command) -> None:
-        for name in ("x86.pte", "x86.table", "vtd.second", "vtd.second_table"):
+        for name in ("x86.pte", "x86.table", "vtd.second"):
             assert "RESERVED" not in pasidlab("decode", name, hex(0x01F0_0000_0000_0E67)).out
+        assert "RESERVED" not in pasidlab("decode", "vtd.second_table", hex(0x01F0_0000_0000_0667)).out
+        assert "RESERVED BITS ARE SET: 62, 11" in pasidlab("decode", "vtd.second_table", hex(1 << 62 | 0x0803)).out
         assert "RESERVED BITS ARE SET: 20:13" in pasidlab("decode", "x86.large", "0x1ff0e7").out
 
     def test_json_is_one_object_an_entry(self, pasidlab: Command) -> None:

@@ -18,7 +18,7 @@ CONTROLS = {"fault": Offset.FECTL, "invalidation": Offset.IECTL, "page_request":
 
 def test_after_reset_nothing_is_on_and_every_event_is_masked() -> None:
     rig = Rig()
-    reset = {Offset.VER: 0x60, Offset.FECTL: MASK, Offset.IECTL: MASK, Offset.PECTL: MASK}
+    reset = {Offset.VER: 0x50, Offset.FECTL: MASK, Offset.IECTL: MASK, Offset.PECTL: MASK}
     reset |= {Offset.CAP: rig.interface.features.cap(), Offset.ECAP: rig.interface.features.ecap()}
     for offset in Offset:
         assert rig.read(offset) == reset.get(offset, 0), offset.name
@@ -27,7 +27,7 @@ def test_after_reset_nothing_is_on_and_every_event_is_masked() -> None:
 @pytest.mark.parametrize(
     ("offset", "size", "stored"),
     [
-        (Offset.VER, 4, 0x60),
+        (Offset.VER, 4, 0x50),
         (Offset.GCMD, 4, 0),
         (Offset.RTADDR, 8, 0x000F_FFFF_FFFF_FC00),
         (Offset.FSTS, 4, 0),

@@ -70,9 +70,7 @@ class SecondStageEntry(Word, size=64):
     ps = flag(7, "1: a page of 2 MiB or 1 GiB; ignored at level 1")
     a = flag(8, "accessed; set by hardware with SLADE")
     ignored_10 = flag(10, "software's")
-    snp = flag(11, "accesses snoop caches, with SC; else reserved")
     ignored_61_52 = bits(61, 52, doc="software's")
-    tm = flag(62, "transient mapping, with device TLBs; else reserved")
     ignored_63 = flag(63, "software's")
 
 
@@ -90,4 +88,6 @@ class SecondStageLeaf(SecondStageEntry, size=64):
     emt = bits(5, 3, doc="memory type")
     ipat = flag(6, "EMT alone decides the memory type")
     d = flag(9, "dirty; set by hardware with SLADE")
+    snp = flag(11, "accesses snoop caches, with SC; else reserved")
+    tm = flag(62, "transient mapping, with device TLBs; else reserved")
     output = address(51, 12, doc="where the page lies")

@@ -60,7 +60,8 @@ from pasidlab.words import Word
 
 _RECORD_BYTES = FaultRecord.SIZE // 8
 _HALF = 0xFFFF_FFFF
-_VERSION = Ver(major=6)
+_VERSION = Ver(major=5)
+"""The last major version in which CCMD and IOTLB invalidate; from 6 on only the queue does."""
 """Of units that follow this revision of the architecture."""
 
 IQA_ON = Rule(

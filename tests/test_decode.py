@@ -141,7 +141,7 @@ class TestLegality:
             ("vtd.pasid", LEGAL_PASID.replace(pgtt=7), "vtd.pasid-pgtt"),
             ("vtd.pasid", LEGAL_PASID.replace(fspm=2), "vtd.pasid-fspm"),
             ("vtd.pasid", LEGAL_PASID.replace(pgtt=2, aw=0), "vtd.pasid-aw"),
-            ("vtd.pasid", LEGAL_PASID.replace(pgsnp=True), "vtd.pasid-reserved"),
+            ("vtd.pasid", LEGAL_PASID.replace(pcd=True), "vtd.pasid-reserved"),
             ("vtd.pasid_dir", 0x7000, "vtd.directory-not-present"),
             ("vtd.legacy_context", ContextEntry(p=True, aw=7), "vtd.legacy-context-invalid"),
             ("vtd.qi", PasidCacheInvalidate.make(g=2), "vtd.qi-granularity"),

@@ -24,6 +24,7 @@ from pasidlab.hw.vtd.descriptors import (
     sized_range,
 )
 from pasidlab.hw.vtd.features import FAULT_RECORDING_OFFSET, IOTLB_OFFSET, Features
+from pasidlab.hw.vtd.legality import PASID_RESERVED, pasid_fault, reserved_in_pasid_entry
 from pasidlab.hw.vtd.records import PAGE_REQUEST, FaultRecord, PageRequest, Reason, ResponseCode
 from pasidlab.hw.vtd.registers import (
     REGISTERS,
@@ -181,13 +182,22 @@ def test_the_bits_of_capabilities_are_where_linux_looks_for_them() -> None:
     assert Cap(fs5lp=1, fs1gp=1, cm=1, psi=1) == 1 << 60 | 1 << 56 | 1 << 7 | 1 << 39
 
 
+def test_fields_of_snoop_control_are_reserved_without_it() -> None:
+    entry = PasidEntry(**SVA_ENTRY, pgsnp=1)
+    for snoop_control in (False, True):
+        unit = Features(snoop_control=snoop_control)
+        fault = pasid_fault(entry, unit, reserved_in_pasid_entry(unit))
+        assert unit.ecap().sc is snoop_control
+        assert fault is (None if snoop_control else PASID_RESERVED)
+
+
 @pytest.mark.parametrize(
     ("feature", "value", "message"),
     [
-        ("pasid_bits", 21, "Features.pasid_bits=21: allowed are 0, 1"),
-        ("domain_bits", 5, "Features.domain_bits=5: allowed are 4, 6"),
-        ("fault_records", 0, "Features.fault_records=0: allowed are 1"),
-        ("host_bits", 53, "Features.host_bits=53: allowed are 30"),
+        ("pasid_bits", 21, "Features.pasid_bits=21: allowed are 0 to 20$"),
+        ("domain_bits", 5, "Features.domain_bits=5: allowed are 4 to 16, in steps of 2$"),
+        ("fault_records", 0, "Features.fault_records=0: allowed are 1 to 256$"),
+        ("host_bits", 53, "Features.host_bits=53: allowed are 30 to 52$"),
         ("second_levels", frozenset({2}), r"Features.second_levels=\[2\]: allowed are 3, 4 and 5"),
         ("device_tlb", False, "Features.page_requests=True: allowed only with device_tlb=True"),
     ],

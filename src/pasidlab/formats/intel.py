@@ -42,10 +42,10 @@ from pasidlab.words import Word
 
 W = TypeVar("W", bound=Word)
 
-_FEATURES = Features()
+_FEATURES = Features(snoop_control=True)
 _UNIT = (
     f"a unit with {_FEATURES.pasid_bits} PASID bits, {_FEATURES.host_bits}-bit addresses, every translation type and "
-    "width, and neither memory types nor snoop control"
+    "width, with snoop control and without memory types"
 )
 
 

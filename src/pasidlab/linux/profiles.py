@@ -144,8 +144,8 @@ class Profile:
 
     vtd_stage_by_unit: bool = _switch(
         True,
-        "kernel-managed domains behind VT-d have first-stage tables where their unit has these; before, where every unit"
-        " of the machine has them",
+        "kernel-managed domains behind VT-d have first-stage tables where their unit has these; before, where every"
+        " unit of the machine has them",
         "about 6.13 (read); 6.12.117 asks the audit of all units (read)",
     )
 

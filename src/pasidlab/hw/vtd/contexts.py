@@ -217,6 +217,6 @@ def second_stage(
         pages_1g=features.second_1g,
         ad=ad,
         execute=execute,
-        snoop=False,
+        snoop=features.snoop_control,
         device_tlb=features.device_tlb,
     )

@@ -4,7 +4,7 @@ Source: Intel VT-d 4.1, 11.4.2 (CAP), 11.4.3 (ECAP).
 Not checked: combinations that the architecture demands, so that a machine can be described that lacks what a driver
 may take for granted.
 Not modelled, and always read as absent: advanced fault logging, protected memory, interrupt remapping and posting,
-write buffers that need flushing, virtual and enhanced commands, performance monitoring, memory types, snoop control.
+write buffers that need flushing, virtual and enhanced commands, performance monitoring, memory types.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Features:
         extended_accessed: extended accessed bits (ECAP.EAFS).
         second_ad: second-stage accessed and dirty bits (ECAP.SSADS).
         coherent: page walks are coherent (ECAP.C and ECAP.SMPWCS).
+        snoop_control: second-stage pages and PASID entries can ask for snooped accesses (ECAP.SC); nothing is cached by
+            CPUs here, so that only the fields' being reserved depends on it.
         caching_mode: entries that are not present may be cached (CAP.CM).
         abort_dma: abort DMA mode (ECAP.ADMS).
         root_invalidates: setting the root table invalidates every cache (CAP.ESRTPS).
@@ -78,6 +80,7 @@ class Features:
     extended_accessed: bool = True
     second_ad: bool = True
     coherent: bool = True
+    snoop_control: bool = False
     caching_mode: bool = False
     abort_dma: bool = True
     root_invalidates: bool = False
@@ -88,7 +91,7 @@ class Features:
         for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"Features.{name}={value!r}: allowed are {', '.join(map(str, allowed))}")
+                raise ValueError(f"Features.{name}={value!r}: allowed are {_text(allowed)}")
         if self.second_levels - {3, 4, 5}:
             raise ValueError(f"Features.second_levels={sorted(self.second_levels)}: allowed are 3, 4 and 5")
         if self.page_requests and not self.device_tlb:
@@ -121,6 +124,7 @@ class Features:
             qi=True,
             dt=self.device_tlb,
             pt=self.pass_through,
+            sc=self.snoop_control,
             iro=IOTLB_OFFSET >> 4,
             nest=self.nested,
             prs=self.page_requests,
@@ -150,3 +154,9 @@ _ALLOWED = {
     "domain_bits": range(4, 17, 2),
     "fault_records": range(1, 257),
 }
+
+
+def _text(allowed: range) -> str:
+    """Say which values a field may have."""
+    steps = "" if allowed.step == 1 else f", in steps of {allowed.step}"
+    return f"{allowed[0]} to {allowed[-1]}{steps}"

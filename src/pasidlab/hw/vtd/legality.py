@@ -8,7 +8,7 @@ Decided where the specification leaves a choice, or ours: bits of a pointer abov
 so are the fields of a PASID entry whose feature the unit lacks, while a context entry that enables what the unit lacks
 is invalid; a context entry's RID_PASID and RID_PRIV are ignored where the unit lacks them; AW counts only where the
 second stage translates.
-Not modelled: memory types and snoop control (ECAP.MTS and ECAP.SC are 0, so that their fields are reserved).
+Not modelled: memory types (ECAP.MTS is 0, so that their fields are reserved).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _check(name: str, reason: Reason, where: str, condition: str, why: str) -> C
 
 
 _DEVICE = "device {source:#06x}"
-_PASID = "PASID {pasid} of device {source:#06x}"
+_PASID = "{entry} of device {source:#06x}"
 
 # --- the root table ------------------------------------------------------------------------------------------------
 
@@ -345,12 +345,13 @@ def reserved_in_pasid_entry(features: Features) -> int:
     return PasidEntry.RESERVED | PasidEntry.mask(*_NEVER, *lacking)
 
 
-_NEVER = ("pgsnp", "cd", "emte", "emt", "pwt", "pcd", "pat")
-"""Fields of memory types and of snoop control, which the unit does not have."""
+_NEVER = ("cd", "emte", "emt", "pwt", "pcd", "pat")
+"""Fields of memory types, which the unit does not have."""
 _FEATURE_OF = {
     "ssee": "execute_requests",
     "ssade": "second_ad",
     "pwsnp": "coherent",
+    "pgsnp": "snoop_control",
     "sre": "supervisor_requests",
     "ere": "execute_requests",
     "eafe": "extended_accessed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,20 @@ class TestRun:
         assert "expectations not met under v2" in done.out
         summaries = [r for r in records(pasidlab("run", path, "--json").out) if r.get("summary")]
         assert {r["scheme"]: r["met"] for r in summaries} == dict.fromkeys(SCHEMES, True) | {"v2": False}
+
+    def test_a_job_that_moved_nothing_is_in_nobodys_memory_and_the_table_leaves_it_out(
+        self, pasidlab: Command, scenario_file: Callable[[str], Path]
+    ) -> None:
+        names = 'device = "dsa0"\nprocess = "a"\n'
+        steps = "".join(f'[[step]]\ndo = "{verb}"\n{names}' for verb in ("bind", "mmap_portal", "submit"))
+        steps += 'instruction = "enqcmd"\n'
+        device = '[[device]]\nname = "dsa0"\niommu = "i"\nkind = "dsa"\npasid_bits = 8\n'
+        text = f'[[iommu]]\nname = "i"\n{device}[[process]]\nname = "a"\n{steps}'
+        none = pasidlab("run", scenario_file(f'{text}data = ""\n'), "--scheme", "mainline").out
+        some = pasidlab("run", scenario_file(text), "--scheme", "mainline").out
+        assert re.search(r"submit a dsa0 enqcmd +│ ok 2 *$", none, re.MULTILINE)
+        assert "nobody" not in none
+        assert "ok 2 in a" in some
 
     def test_work_in_the_wrong_memory_stands_out(self, pasidlab: Command) -> None:
         done = pasidlab("run", "scenarios/portal_hole.toml", "--scheme", "hybrid")
@@ -228,6 +243,18 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
         out, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert (out, err) == ("", "pasidlab: interrupted\n")
+
+
+def test_ctrl_c_while_modules_are_imported_ends_alike(pasidlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "pasidlab.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "pasidlab.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    done = pasidlab("schemes")
+    assert (done.status, done.out, done.err) == (130, "", "pasidlab: interrupted\n")
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

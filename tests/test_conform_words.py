@@ -198,9 +198,9 @@ MALFORMED = {
     "too large": (params(s1cdmax=32), "to_params.s1cdmax = 32: expected `int` <= 31"),
     "no encoding": (params(s1fmt=4), "to_params.s1fmt = 4: invalid enum value 4; allowed: 0, 1, 2, 3"),
     "no flag": (params(ats=2), "to_params.ats = 2: invalid enum value 2; allowed: 0, 1"),
-    "no digits": (params(cdtab="0x1000"), "to_params.cdtab = '0x1000': expected `str` matching regex"),
-    "no hexadecimal word": (garbled(to=["0"] * 7 + ["g"]), "to[7] = 'g': expected `str` matching regex"),
-    "word too long": (garbled(sync1=["1" * 17] + ["0"] * 7), f"sync1[0] = '{'1' * 17}': expected `str` matching"),
+    "no digits": (params(cdtab="0x1000"), "to_params.cdtab = '0x1000': expected text matching regex"),
+    "no hexadecimal word": (garbled(to=["0"] * 7 + ["g"]), "to[7] = 'g': expected text matching regex"),
+    "word too long": (garbled(sync1=["1" * 17] + ["0"] * 7), f"sync1[0] = '{'1' * 17}': expected text matching"),
     "short entry": (
         garbled(final=["0"] * 7),
         "final = ['0', '0', '0', '0', '0', '0', '0']: expected `array` of length",

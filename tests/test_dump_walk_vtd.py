@@ -327,6 +327,15 @@ class TestWalk:
         assert isinstance(outcome, Blocked)
         assert found.record == outcome.record
 
+    def test_a_device_that_is_blocked_has_no_entry_of_rid_pasid(self, machine_of: Callable[[str], Machine]) -> None:
+        blocked = machine_of(bound(device='default_domain = "blocked"'))
+        found = walk(blocked, "acc0", Transaction(None, READ_WRITE))
+        assert (found.rule.id, found.why) == (
+            "vtd.pasid-not-present",
+            f"the entry of RID_PASID of device {SOURCE:#06x} is not present",
+        )
+        assert walk(blocked, "acc0", Transaction(2, READ_WRITE)).why.startswith("the entry of PASID 0x2 of device 0x")
+
     def test_fpd_leaves_no_record_and_is_said_to(self) -> None:
         found = walk(teardown(4), "acc0", Transaction(1, READ_WRITE))
         assert found.record is None

@@ -446,8 +446,21 @@ def test_a_record_is_aligned_to_its_size(iaa, size):
     at = REC + size // 2
     rig.send(data[:8] + at.to_bytes(8, "little") + data[16:])
     assert rig.hw.swerr.error == Status.RECORD_ALIGNMENT
+    assert rig.memory.log == [], "it is checked before anything is done"
+    assert (rig.done[0].status, rig.done[0].recorded) == (Status.RECORD_ALIGNMENT, False)
     rig.send(data[:8] + (REC + size).to_bytes(8, "little") + data[16:])
     assert rig.record(address=REC + size).status == Status.SUCCESS
+
+
+def test_a_record_that_is_not_aligned_fails_its_descriptor_of_a_batch_alone():
+    rig = Rig()
+    bad = memmove(4, flags=Flags.CRAV, completion_addr=REC + 0x110)
+    rig.memory.put(A, LIST, bad + memmove(8, destination=DST + 64))
+    rig.memory.put(A, SRC, b"12345678")
+    record = rig.do(Opcode.BATCH, source=LIST, size=2)
+    assert (record.status, record.bytes_completed) == (Status.BATCH_FAILED, 2)
+    assert (rig.memory.get(A, DST, 4), rig.memory.get(A, DST + 64, 8)) == (bytes(4), b"12345678")
+    assert (rig.hw.swerr.error, rig.hw.swerr.batch) == (Status.RECORD_ALIGNMENT, True)
 
 
 def test_the_record_goes_to_the_memory_of_the_descriptors_pasid():

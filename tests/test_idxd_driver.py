@@ -14,11 +14,11 @@ from pasidlab.devices.idxd import Idxd, IdxdDriver
 from pasidlab.devices.idxd import registers as reg
 from pasidlab.devices.idxd.descriptors import Flags, Opcode, Status, build
 from pasidlab.devices.idxd.driver import WqType
-from pasidlab.devices.idxd.library import SOURCE_PAGE, Request
+from pasidlab.devices.idxd.library import OPERATIONS, SOURCE_PAGE, Request
 from pasidlab.devices.idxd.refusals import Scmd
 from pasidlab.devices.idxd.registers import Command, CommandError, Portal, WqState, portal_offset
 from pasidlab.drivers.hardware import Seen, seen_as
-from pasidlab.errors import InputError
+from pasidlab.errors import Errno, InputError
 from pasidlab.hw.cpu import Instruction, Store
 from pasidlab.linux.pgtable import READ
 from pasidlab.machine import Machine
@@ -115,6 +115,17 @@ def test_error_0x800c0000_is_a_shared_queue_that_the_platform_cannot_have():
     own = driver(cpu=CpuSpec(arch="x86", enqcmd=False))
     own.wqs[0].type, own.wqs[0].group = WqType.USER, 0
     assert status_of(own.idxd_device_drv_probe()) == own.cmd_status == 0x800C_0000
+
+
+def test_a_configuration_that_cannot_be_is_einval_and_enxio_where_the_device_is_probed():
+    shared = driver(cpu=CpuSpec(arch="x86", enqcmd=False))
+    shared.wqs[0].type, shared.wqs[0].group = WqType.USER, 0
+    for own, rule in ((shared, "idxd.no-shared-queues"), (driver(), "idxd.no-queue-configured")):
+        asked, probed = own.idxd_device_config(), own.idxd_device_drv_probe()
+        assert asked is not None
+        assert probed is not None
+        assert (asked.rule.id, asked.errno, asked.rule.errno) == (rule, Errno.EINVAL, Errno.EINVAL)
+        assert (probed.rule.id, probed.errno, probed.why) == (rule, Errno.ENXIO, asked.why)
 
 
 def test_a_program_that_tries_all_the_same_is_told_why_it_gets_retry():
@@ -386,10 +397,14 @@ def test_a_fault_is_in_the_record_and_in_the_outcome():
     m = opened()
     outcome = send(m, descriptor(destination=0x2000_0000))
     assert (outcome.result, outcome.rule) == ("fault", "dma.page-request-refused")
-    assert "status 0x04 (page fault, page request refused), fault_write = 0x1" in outcome.detail[1]
+    said = "status 0x84 (page fault, page request refused; of a write), fault_addr = 0x20000000"
+    assert outcome.detail[1] == f"completion record at 0x10002000: {said}"
+    assert m.load("a", REC, 1).work.data == b"\x84"
     outcome = send(m, descriptor(destination=RW + 0x1000, block_on_fault=False))
     assert (outcome.result, outcome.rule) == ("fault", "dma.page-not-there")
-    assert "status 0x03" in outcome.detail[1]
+    assert "status 0x83 (page fault, block on fault not set; of a write)" in outcome.detail[1]
+    outcome = send(m, descriptor(source=RW + 0x3000, block_on_fault=False))
+    assert "status 0x03 (page fault, block on fault not set), fault_addr = 0x10003000" in outcome.detail[1]
 
 
 def test_a_descriptor_that_is_refused_names_its_status():
@@ -415,7 +430,54 @@ def test_where_no_record_came_the_status_is_0():
 def test_a_record_where_the_process_has_no_memory_is_told_of_both_sides():
     outcome = send(opened(), descriptor(completion=0x9000_0000))
     assert (outcome.result, outcome.rule) == ("fault", "dma.page-request-refused")
-    assert outcome.detail[1].startswith("completion record at 0x90000000: a has no memory area at")
+    assert outcome.detail[1:] == (
+        "SWERR: error 0x1a (page fault of the completion record) at 0x90000000",
+        "completion record at 0x90000000: the program cannot write there, so it cannot poll it: "
+        "a has no memory area at 0x90000000",
+    )
+
+
+def test_the_programs_own_text_is_not_taken_for_a_record():
+    outcome = send(opened(), descriptor(completion=0x2000_0000))
+    assert outcome.detail[1] == "SWERR: error 0x1a (page fault of the completion record) at 0x20000000"
+    place = "completion record at 0x20000000"
+    assert outcome.detail[2].startswith(f"{place}: the program cannot write there, so it cannot poll it: ")
+    assert "status" not in outcome.detail[2]
+
+
+@pytest.mark.parametrize(("kind", "at", "size"), [("dsa", REC + 8, 32), ("iaa", REC + 32, 64)])
+def test_a_record_that_is_not_aligned_keeps_a_descriptor_from_running(kind, at, size):
+    m = opened(kind=kind)
+    m.store("a", RW, b"data")
+    outcome = send(m, descriptor(OPERATIONS[kind]["memmove"], completion=at))
+    assert (outcome.result, outcome.rule, outcome.work) == ("fault", "idxd.record-misaligned", None)
+    assert (
+        outcome.why == f"dsa0 did not run the descriptor: its completion record must lie at a multiple of {size} bytes"
+    )
+    assert outcome.detail == (
+        "ENQCMD: ZF = 0, accepted",
+        "SWERR: error 0x1b (alignment of the completion record)",
+        f"completion record at {at:#x}: status 0x00, nothing has come",
+    )
+    assert m.load("a", RW + 64, 4).work.data == b"a a "
+
+
+def test_each_submission_tells_its_own_error_of_swerr():
+    m = opened()
+    for _ in range(3):
+        assert send(m, descriptor(size=0, completion=None)).detail[1] == "SWERR: error 0x13 (transfer size)"
+    assert not idxd(m).hw.swerr.valid
+    m.submit("a", "dsa0", ENQCMD, Work(address=0x9000_0000))
+    assert idxd(m).hw.swerr.valid
+    assert send(m, descriptor(completion=None)).detail == ("ENQCMD: ZF = 0, accepted",)
+
+
+def test_a_dropped_write_is_told_by_swerr():
+    outcome = send(opened(), descriptor(completion=None), MOVDIR64B, claims=2)
+    assert outcome.detail == (
+        "MOVDIR64B: posted, no answer",
+        "SWERR: error 0x71 (a posted write to a shared queue)",
+    )
 
 
 def test_movdir64b_gets_no_answer():
@@ -529,7 +591,26 @@ def test_a_scenario_may_have_descriptors():
         ({"operation": "compress"}, r"^step\[2\]\.operation = 'compress': no such operation of dsa; allowed: noop, "),
         ({"device": "iaa0"}, r"^step\[2\]\.operation = 'fill': no such operation of iaa; allowed: noop, drain, mem"),
         ({"device": "nic0"}, r"^step\[2\]\.device = 'nic0': has no descriptors; only one of kind dsa or iaa has$"),
-        ({"size": 1 << 32}, r"^step\[2\]\.descriptor: DsaDescriptor\.size=0x100000000 does not fit bits 287:256$"),
+        ({"size": 1 << 32}, r"^step\[2\]\.size = 4294967296: expected `int` <= 4294967295$"),
+        ({"room": 1 << 32}, r"^step\[2\]\.room = 4294967296: expected `int` <= 4294967295$"),
+        ({"completion": (1 << 65) - 1}, r"^step\[2\]\.completion = 0x1ffffffffffffffff: must be below 2\^64$"),
+        ({"destination": 1 << 64}, r"^step\[2\]\.destination = 0x10000000000000000: must be below 2\^64$"),
+        ({"pattern": 0x41}, r"^step\[2\]\.pattern = 65: expected text, got `int`$"),
+        ({"pattern": "\u20ac" * 3}, r"^step\[2\]\.pattern = '\u20ac{3}': has 9 bytes; allowed: up to 8$"),
+        ({"room": 64}, r"^step\[2\]\.room = 64: fill has no such key; it has pattern, destination, size$"),
+        (
+            {"operation": "memmove", "pattern": "x"},
+            r"^step\[2\]\.pattern = 'x': memmove has no such key; it has source, ",
+        ),
+        (
+            {"operation": "compare", "destination2": 64},
+            r"^step\[2\]\.destination2 = 64: compare has no such key; it has",
+        ),
+        ({"operation": "noop"}, r"^step\[2\]\.size = 4: noop has no such key$"),
+        (
+            {"device": "iaa0", "operation": "crc64", "room": 9},
+            r"^step\[2\]\.room = 9: crc64 has no such key; it has sou",
+        ),
         ({"pattern": "123456789"}, r"^step\[2\]\.pattern = '123456789': .*8"),
         ({"portal": "third"}, r"^step\[2\]\.portal = 'third': .*allowed: limited"),
         ({"process": "c"}, r"^step\[2\]\.process = 'c': no such process"),
@@ -538,6 +619,19 @@ def test_a_scenario_may_have_descriptors():
 def test_a_descriptor_that_cannot_be_is_a_message(keys, message):
     with pytest.raises(InputError, match=message):
         scenario(**keys)
+
+
+@pytest.mark.parametrize(
+    ("device", "operation", "keys"),
+    [
+        ("dsa0", "dualcast", {"source": RW, "destination": RW + 0x1000, "destination2": RW + 0x2000, "size": 4}),
+        ("dsa0", "compare_pattern", {"source": RW, "pattern": "a ", "size": 4}),
+        ("iaa0", "compress", {"source": RW, "destination": RW + 64, "size": 4, "room": 64}),
+    ],
+)
+def test_an_operation_has_keys_of_its_own(device, operation, keys):
+    step = scenario(**{"device": device, "operation": operation} | keys).step[-1]
+    assert {key: getattr(step, key) for key in keys} == keys
 
 
 def test_registers_are_all_that_the_driver_has_of_the_device():

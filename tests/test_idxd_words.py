@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from pasidlab.devices.idxd.descriptors import (
@@ -18,7 +20,7 @@ from pasidlab.devices.idxd.descriptors import (
     parse,
     status_name,
 )
-from pasidlab.devices.idxd.library import OPERATIONS, Request
+from pasidlab.devices.idxd.library import ALL_OPERANDS, OPERANDS, OPERATIONS, Request
 from pasidlab.devices.idxd.registers import (
     Cmd,
     Cmdsts,
@@ -221,6 +223,11 @@ def test_a_pattern_stands_in_the_source_of_a_fill_and_in_the_destination_of_a_co
 def test_a_field_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"^DsaDescriptor\.size=0x100000000 does not fit bits 287:256$"):
         Request(Opcode.FILL, size=1 << 32).pack()
+
+
+def test_the_operands_of_every_operation_are_fields_of_a_request():
+    assert set(OPERANDS) == {opcode for operations in OPERATIONS.values() for opcode in operations.values()}
+    assert set(ALL_OPERANDS) < {field.name for field in fields(Request)}
 
 
 def test_each_kind_has_its_own_operations():

@@ -104,6 +104,20 @@ MISTAKES = {
         step('do = "page_request"\ndevice = "npu0"\npasid = 0x100000'),
         r"step\[0\]\.pasid = 1048576: expected `int` <= 1048575",
     ),
+    "source that is none": (
+        '[[iommu]]\nname = "v"\nmodel = "intel-vtd"\n[[device]]\nname = "d"\niommu = "v"\nsource_id = "6a:32.0"\n'
+        + SHOW,
+        r"device\[0\]\.source_id = '6a:32\.0': expected bus:device\.function, as 6a:01\.0; "
+        r"device 00 to 1f, function 0 to 7$",
+    ),
+    "rights that are none": (
+        step('do = "page_request"\ndevice = "npu0"\nperm = "rz"'),
+        r"step\[0\]\.perm = 'rz': expected any of the letters r, w, x and p, or none$",
+    ),
+    "number in the place of text": (
+        step('do = "page_request"\ndevice = "npu0"\nperm = 1'),
+        r"step\[0\]\.perm = 1: expected text, got `int`$",
+    ),
     "no stream": (
         SMMU + '[[device]]\nname = "d"\niommu = "s"\nstream_id = []\n' + SHOW,
         r"device\[0\]\.stream_id = \[\]: a device has one StreamID at least",
@@ -165,7 +179,10 @@ MISTAKES = {
     ),
     "reserved name": ('[[process]]\nname = "kernel"\n' + SHOW, r"process\[0\]\.name = 'kernel': stands for something"),
     "reserved child": (step('do = "fork"\nprocess = "a"\nas = "nobody"'), r"step\[0\]\.as = 'nobody': stands for"),
-    "control character": ('[[process]]\nname = "a\\nb"\n' + SHOW, r"process\[0\]\.name = "),
+    "control character": (
+        '[[process]]\nname = "a\\nb"\n' + SHOW,
+        r"process\[0\]\.name = .*: expected text without control",
+    ),
     "address too large": (step('do = "page_request"\ndevice = "npu0"\naddress = 99999999999999999999'), r"address = "),
     "number too long": ("a = " + "9" * 5000, r"not TOML that can be read: Exceeds the limit"),
     "queue of another kind": (

@@ -345,10 +345,44 @@ class TestFaultsAndResets:
         assert m.page_request("dev0", "h", fault()).detail == ("on the wire: CMD_RESUME Retry",)
         assert m.page_request("dev0", "h", fault(0)).detail == ("on the wire: CMD_RESUME Abort",)
 
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    @pytest.mark.parametrize("kind", ["pcie", "narrow"])
+    def test_a_device_whose_iommu_offers_no_pasids_says_so(self, scheme: str, kind: Any) -> None:
+        spec = MachineSpec(
+            iommu=[IommuSpec("vtd0", model="intel-vtd", scalable=False)],
+            device=[DeviceSpec("d0", "vtd0", kind=kind, pasid_bits=20)],
+            process=[ProcessSpec("a")],
+        )
+        why = refused(Machine(spec, scheme).bind_device("d0", "a"), "ENOSPC", "bind.device-without-pasids")
+        assert why == "d0 carries no PASID at all: of its own it has 20 bits, and its IOMMU offers none"
+
+    def test_a_group_of_mixed_widths_is_found_once_when_it_is_complete(self) -> None:
+        widths = {"x": 4, "y": 2, "z": 3, "p": 3, "q": 4}
+        devices = [
+            DeviceSpec(name, "iommu0", pasid_bits=n, group="g" if name > "w" else "h") for name, n in widths.items()
+        ]
+        m = Machine(MachineSpec(iommu=[IommuSpec("iommu0")], device=devices))
+        assert [(found.rule.id, found.facts["group"], found.facts["widths"]) for found in m.kernel.findings] == [
+            ("group.mixed-width", "g", "x 16, y 4, z 8"),
+            ("group.mixed-width", "h", "p 8, q 16"),
+        ]
+
+    @pytest.mark.parametrize("iommu", [IommuSpec("i", model="intel-vtd"), IommuSpec("i", ops=Mode.INTEL_VTD)])
+    def test_a_stop_marker_says_that_it_has_no_answer(self, iommu: IommuSpec) -> None:
+        m = Machine(
+            MachineSpec(iommu=[iommu], device=[DeviceSpec("dev0", "i", pasid_bits=4)], process=[ProcessSpec("a")])
+        )
+        ok(m.bind("dev0", "a", "h"))
+        outcome = ok(m.page_request("dev0", "h", fault(perm=0)))
+        assert outcome.rule == "prq.stop-marker"
+        assert outcome.detail == ("the IOMMU driver drops a stop marker and answers nothing",)
+
     def test_an_overflow_forgets_partial_requests(self) -> None:
         m = machine()
         ok(m.bind("dev0", "a", "h"))
-        assert ok(m.page_request("dev0", "h", fault(0, last=False))).rule == "fault.partial"
+        partial = ok(m.page_request("dev0", "h", fault(0, last=False)))
+        assert partial.rule == "fault.partial"
+        assert partial.detail == ("the request waits for the last one of its group; no answer yet",)
         assert ok(m.discard("iommu0")).rule == "fault.discarded"
         ok(m.page_request("dev0", "h", fault()))
 

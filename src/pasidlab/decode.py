@@ -1,6 +1,7 @@
 """TOML into typed structures, with messages that name file, key, value and what is allowed.
 
-msgspec checks the types and says where; this module adds the value that stood there and the allowed ones.
+msgspec checks the types and says where; this module adds the value that stood there and the allowed ones. A text with a
+pattern has a description in its type (`Meta`), which is shown in the place of the pattern.
 """
 
 from __future__ import annotations
@@ -73,7 +74,11 @@ def _message(text: str, raw: dict[str, Any], into: type[Any]) -> str:
         return f"{where}: missing{hint}"
     allowed = _allowed(kind)
     hint = f"; allowed: {allowed}" if allowed else ""
-    complaint = complaint.replace(" | null", "")  # TOML has no null: leave a key out
+    described = _description(kind)
+    if described and " matching regex " in complaint:
+        complaint = f"expected {described}"
+    # TOML has no null: leave a key out.
+    complaint = complaint.replace(" | null", "").replace("Expected `str`", "expected text")
     return f"{place or 'the file'} = {_short(repr(value))}: {complaint[0].lower()}{complaint[1:]}{hint}"
 
 
@@ -126,6 +131,14 @@ def _member(kind: inspect.Type, key: str | int) -> inspect.Type:
         )
         return inspect.LiteralType(tags) if tags else kind
     return inspect.AnyType()
+
+
+def _description(kind: inspect.Type) -> str:
+    """Return what a type says of itself in words, or the first such member of a union."""
+    if isinstance(kind, inspect.Metadata):
+        return str((kind.extra_json_schema or {}).get("description", ""))
+    members = kind.types if isinstance(kind, inspect.UnionType) else ()
+    return next((text for text in map(_description, members) if text), "")
 
 
 def _allowed(kind: inspect.Type) -> str:

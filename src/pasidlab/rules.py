@@ -62,7 +62,7 @@ class Rule:
         RULES[self.id] = self
 
     def refuse(self, errno: Errno | None = None, /, **facts: Any) -> Refusal:
-        """Return the refusal that this rule gives; `errno` only where the rule itself names none."""
+        """Return the refusal that this rule gives; `errno` where it names none, or a caller answers another."""
         answer = errno or self.errno
         if answer is None:
             raise ModelError(f"rule {self.id!r} refuses without an errno")

@@ -1,7 +1,8 @@
 """The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `kernels`, `table`, `decode`, `dump`, `walk`.
 
 Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 130 interrupted. Commands import rich and
-the reports when they run, so that `pasidlab --help` is quick.
+the reports when they run, so that `pasidlab --help` is quick; `main` imports the commands, so that Ctrl-C is answered
+from the start.
 """
 
 from __future__ import annotations
@@ -9,31 +10,19 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
-from pasidlab.cli import commands
 from pasidlab.errors import PasidlabError
 
 PIPE_CLOSED = 141
 """Exit status when the reader of standard output went away, as a shell reports SIGPIPE."""
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, which Typer turns into an exit of its own."""
-
-app = typer.Typer(
-    name="pasidlab",
-    help="A laboratory for PASID/SSID spaces and Shared Virtual Addressing: why binds fail, and what designs change.",
-    epilog="Example: pasidlab run scenarios/narrow.toml --scheme all",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-commands.register(app)
+"""Exit status after Ctrl-C, which Typer turns into an exit of its own once it runs."""
 
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and status 2."""
     try:
+        from pasidlab.cli.app import app
+
         app(standalone_mode=True)
     except PasidlabError as error:
         print(f"pasidlab: {error}", file=sys.stderr)
@@ -44,8 +33,15 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(PIPE_CLOSED)
         if end.code == INTERRUPTED:
-            print("pasidlab: interrupted", file=sys.stderr)
+            _say_interrupted()
         raise
+    except KeyboardInterrupt:
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
     except (OSError, UnicodeEncodeError) as error:
         print(f"pasidlab: cannot write the output: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _say_interrupted() -> None:
+    print("pasidlab: interrupted", file=sys.stderr)

@@ -14,12 +14,21 @@ from pasidlab.linux.task import INIT_PIDNS
 from pasidlab.linux.traps import Arm64Os, X86Os
 from pasidlab.schemes import Options
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$", description="text without control characters"),
+]
 KERNEL, NOBODY = "kernel", "nobody"
 RESERVED_NAMES = (KERNEL, NOBODY)
 """What `expect_work` calls memory that is no process's."""
 StreamId = Annotated[int, Meta(ge=0, lt=1 << 24)]
-SourceId = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7]$")]
+SourceId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7]$",
+        description="bus:device.function, as 6a:01.0; device 00 to 1f, function 0 to 7",
+    ),
+]
 PageSize = Literal[4096, 16384, 65536, "4K", "16K", "64K"]
 PAGE_SHIFTS: dict[int | str, int] = {4096: 12, 16384: 14, 65536: 16, "4K": 12, "16K": 14, "64K": 16}
 """log2 of each page size, in bytes or as kernels call it."""

@@ -48,13 +48,14 @@ def pci_max_pasids(dev: Device) -> int:
 def dev_iommu_get_max_pasids(dev: Device) -> int:
     """Return the smaller of the device's and the IOMMU's bound (drivers/iommu/iommu.c)."""
     assert dev.iommu is not None
+    return min(own_max_pasids(dev), dev.iommu.max_pasids)
+
+
+def own_max_pasids(dev: Device) -> int:
+    """Return the device's own bound, whatever its IOMMU takes."""
     if dev.pci:
-        bound = pci_max_pasids(dev)
-    elif dev.pasid_num_bits is None:
-        bound = 0
-    else:
-        bound = _property_bound(dev)
-    return min(bound, dev.iommu.max_pasids)
+        return pci_max_pasids(dev)
+    return 0 if dev.pasid_num_bits is None else _property_bound(dev)
 
 
 def _property_bound(dev: Device) -> int:
@@ -82,9 +83,15 @@ def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> No
     group.devices.append(dev)
     if group.default_domain is None:
         group.default_domain = group.domain = iommu.ops.identity_domain
+    _find_mixed_widths(dev.kernel, group)
+
+
+def _find_mixed_widths(kernel: Kernel, group: IommuGroup) -> None:
+    """Keep one finding of a group, which grows with each device that joins."""
     widths = {member.name: member.max_pasids for member in group.devices}
     if len(set(widths.values())) > 1:
-        dev.kernel.found(GROUP_MIXED_WIDTH, group=group.name, widths=", ".join(f"{n} {w}" for n, w in widths.items()))
+        kernel.forget(GROUP_MIXED_WIDTH, group=group.name)
+        kernel.found(GROUP_MIXED_WIDTH, group=group.name, widths=", ".join(f"{n} {w}" for n, w in widths.items()))
 
 
 def iommu_setup_default_domain(dev: Device, domain: IommuDomain) -> Refusal | None:

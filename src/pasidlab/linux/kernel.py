@@ -174,6 +174,12 @@ class Kernel:
         self.findings.append(rule.finding(**facts))
         self.emit(events.Found(rule.id, facts))
 
+    def forget(self, rule: Rule, **facts: Any) -> None:
+        """Drop the findings of a rule that have these facts, since a fuller one comes."""
+        self.findings = [
+            known for known in self.findings if not (known.rule is rule and facts.items() <= known.facts.items())
+        ]
+
     def allocation_fails(self) -> bool:
         """Count one memory allocation; true when it is the one that was asked to fail."""
         if not self.fail_allocation:

@@ -18,6 +18,7 @@ from pasidlab.linux.iommu import (
     iommu_attach_device_pasid,
     iommu_attach_handle_get,
     iommu_detach_device_pasid,
+    own_max_pasids,
     pasid_range,
     slot_text,
 )
@@ -130,7 +131,7 @@ BIND_NO_PASIDS = Rule(
     "bind.device-without-pasids",
     _ALLOC,
     "iommu_alloc_global_pasid(dev) == IOMMU_PASID_INVALID, as max_pasids is 0 or 1",
-    "{dev} carries no PASID at all",
+    "{dev} carries no PASID at all{reason}",
     Errno.ENOSPC,
     source=WAS_RUN,
 )
@@ -306,8 +307,14 @@ def iommu_alloc_mm_data(mm: MmStruct, dev: Device) -> IommuMmData | Refusal:
 def no_number(dev: Device) -> Refusal:
     """Refuse because the global space has no number for the device."""
     if dev.max_pasids <= 1:
-        return BIND_NO_PASIDS.refuse(dev=dev.name)
+        return BIND_NO_PASIDS.refuse(dev=dev.name, reason=_lack_of_iommu(dev))
     return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
+
+
+def _lack_of_iommu(dev: Device) -> str:
+    """Say that it is the IOMMU which offers no PASIDs, if the device has some of its own."""
+    bits = own_max_pasids(dev).bit_length() - 1
+    return f": of its own it has {bits} bits, and its IOMMU offers none" if bits > 0 else ""
 
 
 def number_too_wide(dev: Device, mm: MmStruct, pasid: int) -> Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pasidlab import events
 from pasidlab.errors import Errno
@@ -16,7 +17,10 @@ class Faults(MachineState):
     """See the module docstring."""
 
     def page_request(self, device: str, pasid: int | str | None, fault: Callable[[int | None], iopf.Fault]) -> Outcome:
-        """Deliver one page request of a device and run the workers; the result is the answer that went out."""
+        """Deliver one page request of a device and run the workers; the result is the answer that went out.
+
+        The detail is the answer on the wire, or why there is none.
+        """
         number = None if pasid is None else self._sent(pasid)
         if isinstance(number, Refusal):
             return self._settle(number)
@@ -30,7 +34,8 @@ class Faults(MachineState):
             decision, self._decision = self._decision, None
             assert decision is not None
             return self._settle(Faulted(RULES[decision.rule], decision.facts), detail=wire)
-        return self._settle(refusal, number, detail=wire)
+        outcome = self._settle(refusal, number, detail=wire)
+        return replace(outcome, detail=(outcome.why,)) if outcome.result == "ok" and not answers else outcome
 
     def discard(self, name: str) -> Outcome:
         """`iopf_queue_discard_partial()` of an IOMMU, as after an overflow."""

@@ -13,7 +13,8 @@ from pasidlab.devices.endpoint import Done
 from pasidlab.devices.idxd.descriptors import DsaCompletion, Flags, IaaCompletion, parse, status_name
 from pasidlab.devices.idxd.endpoint import USER_WQ
 from pasidlab.devices.idxd.engine import IAA
-from pasidlab.devices.idxd.registers import Portal, portal_offset
+from pasidlab.devices.idxd.portals import error_name
+from pasidlab.devices.idxd.registers import Portal, Swerr, portal_offset
 from pasidlab.errors import Errno, InputError
 from pasidlab.hw.cpu import (
     SIZE,
@@ -129,8 +130,8 @@ class Submissions(MachineState):
         """Let a process send 64 bytes of its own making to a DSA or IAA, and look at the completion record.
 
         `claims` goes into dword 0, which otherwise stays as `data` has it; ENQCMD wants 0 there. The detail tells how
-        the program saw the answer, and what is in its memory where the descriptor wants the record, whose status the
-        program has cleared before.
+        the program saw the answer, what the driver found in SWERR, which it clears, and what is in the program's memory
+        where the descriptor wants the record, whose status the program has cleared before.
         """
         endpoint = self._endpoint(device)
         if not isinstance(endpoint, Idxd):
@@ -145,9 +146,12 @@ class Submissions(MachineState):
             if isinstance(claimed, Refusal):
                 return self._settle(claimed)
             data = descriptor(claimed, data[4:])
-        _clear_record(task, data)
+        uncleared = _clear_record(task, data)
+        endpoint.driver.process_misc_interrupts()
         part = self._send(task, endpoint, instruction, data, Work(), portal_offset(USER_WQ, portal))
-        detail = [_answer_text(instruction, part), *_record_text(task, endpoint, data)]
+        error = endpoint.driver.process_misc_interrupts()
+        record = _record_text(task, endpoint, data, uncleared)
+        detail = (_answer_text(instruction, part), "" if error is None else _error_text(error), record)
         return self._settle(part, detail=tuple(line for line in detail if line))
 
     def _ring(self, endpoint: Endpoint, mm: MmStruct, work: Work, handle: str | None) -> Done | Verdict:
@@ -212,6 +216,8 @@ class Submissions(MachineState):
 
 _ON_X86 = frozenset({Instruction.ENQCMD, Instruction.ENQCMDS})
 _POSTED = frozenset({Instruction.MOVDIR64B, Instruction.ST64B})
+_STATUS_BYTE = ("status", "fault_write")
+"""Fields of the first byte of a completion record, which programs poll."""
 
 
 def _joined(parts: list[Done]) -> Done:
@@ -234,25 +240,32 @@ def _answer_text(instruction: Instruction, part: Done | Verdict | None) -> str:
     return f"{instruction.value.upper()}: {seen}, {answer.value}"
 
 
-def _clear_record(task: Task, data: bytes) -> None:
-    """Clear the status that the program will poll, as every program must; where it has no memory it cannot."""
+def _error_text(error: Swerr) -> str:
+    """Say what the driver found in SWERR."""
+    place = f" at {error.fault_addr:#x}" if error.fault_addr else ""
+    return f"SWERR: error {error.error:#04x} ({error_name(error.error)}){place}"
+
+
+def _clear_record(task: Task, data: bytes) -> Signalled | None:
+    """Clear the status that the program will poll, as every program must; return why it cannot."""
     sent = parse(data)
-    if sent.flags & Flags.CRAV:
-        assert task.mm is not None
-        task.mm.write(sent.completion_addr, b"\0")
+    if not sent.flags & Flags.CRAV:
+        return None
+    assert task.mm is not None
+    return task.mm.write(sent.completion_addr, b"\0")
 
 
-def _record_text(task: Task, endpoint: Idxd, data: bytes) -> list[str]:
+def _record_text(task: Task, endpoint: Idxd, data: bytes, uncleared: Signalled | None) -> str:
     """Say what the program finds where its descriptor wants the completion record."""
     sent, kind = parse(data), endpoint.hw.engine.kind
     if not sent.flags & Flags.CRAV:
-        return []
+        return ""
+    place = f"completion record at {sent.completion_addr:#x}"
+    if uncleared is not None:
+        return f"{place}: the program cannot write there, so it cannot poll it: {uncleared.why}"
     assert task.mm is not None
     found = task.mm.read(sent.completion_addr, kind.record_bytes)
-    place = f"completion record at {sent.completion_addr:#x}"
-    if isinstance(found, Verdict):
-        return [f"{place}: {found.why}"]
-    return [f"{place}: {_record_says(found, kind is IAA)}"]
+    return f"{place}: {found.why if isinstance(found, Verdict) else _record_says(found, kind is IAA)}"
 
 
 @lru_cache
@@ -261,6 +274,7 @@ def _record_says(found: bytes, of_iaa: bool) -> str:
     record = IaaCompletion.unpack(found) if of_iaa else DsaCompletion.unpack(found)
     if not record.status:
         return "status 0x00, nothing has come"
-    others = (item for item in record.values() if item.value and item.field.name != "status")
+    others = (item for item in record.values() if item.value and item.field.name not in _STATUS_BYTE)
     fields = "".join(f", {item.field.name} = {item.value:#x}" for item in others)
-    return f"status {record.status:#04x} ({status_name(record.status)}){fields}"
+    of_write = "; of a write" if record.fault_write else ""
+    return f"status {found[0]:#04x} ({status_name(record.status)}{of_write}){fields}"

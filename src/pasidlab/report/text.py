@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pasidlab.description import NOBODY
 from pasidlab.rules import MODEL, RULES
 from pasidlab.runner import Report, StepReport
 
@@ -45,7 +46,7 @@ def _cell(step: StepReport) -> str:
     text = outcome.result
     if outcome.result == "ok" and outcome.pasid is not None:
         text += f" {outcome.pasid}"
-    if outcome.work is not None:
+    if outcome.work is not None and outcome.work.owner != NOBODY:
         text += f" in {outcome.work.owner}"
     if step.trespass:
         text += f", not {step.trespass}"

@@ -13,6 +13,8 @@ RESULTS = ("ok", "fault", *(e.name for e in Errno), *(s.value for s in Signal))
 """Every result that a step can have."""
 
 MAX_ADDRESS = (1 << 64) - 1
+ADDRESSES = ("address", "source", "destination", "destination2", "completion")
+"""Keys of steps that are addresses, whose largest value no type can say."""
 
 
 def check_steps(spec: MachineSpec, steps: Iterable[Step]) -> None:
@@ -28,8 +30,8 @@ def check_steps(spec: MachineSpec, steps: Iterable[Step]) -> None:
         try:
             _check_names(step, known)
             _check_results(step)
+            _check_addresses(step)
             step.check(spec)
-            _check_address(step)
         except InputError as error:
             raise InputError(f"step[{index}].{error}") from None
 
@@ -47,10 +49,11 @@ def _values(expected: str | dict[str, str] | None) -> Iterator[str]:
         yield from expected.values()
 
 
-def _check_address(step: Step) -> None:
-    address = getattr(step, "address", 0)
-    if address > MAX_ADDRESS:
-        raise InputError(f"address = {address:#x}: must be below 2^64")
+def _check_addresses(step: Step) -> None:
+    for key in ADDRESSES:
+        address = getattr(step, key, None)
+        if isinstance(address, int) and address > MAX_ADDRESS:
+            raise InputError(f"{key} = {address:#x}: must be below 2^64")
 
 
 def _check_names(step: Step, known: dict[str, set[str]]) -> None:

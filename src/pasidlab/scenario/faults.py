@@ -20,7 +20,7 @@ class PageRequest(Step, frozen=True, tag="page_request"):
     device: Name
     pasid: SentPasid | None = None
     address: Address = 0x1000_0000
-    perm: Annotated[str, Meta(pattern="^[rwxp]*$")] = "r"
+    perm: Annotated[str, Meta(pattern="^[rwxp]*$", description="any of the letters r, w, x and p, or none")] = "r"
     last: bool = True
     group: Annotated[int, Meta(ge=0, le=511)] = 0
     uses: ClassVar = DEVICE | {"pasid": "number"}

@@ -8,13 +8,16 @@ from msgspec import Meta, field
 
 from pasidlab.description import MachineSpec, Name
 from pasidlab.devices import Access, Work
-from pasidlab.devices.idxd.library import OPERATIONS, Request
+from pasidlab.devices.idxd.library import ALL_OPERANDS, OPERANDS, OPERATIONS, PATTERN_BYTES, Request
 from pasidlab.devices.idxd.registers import Portal
 from pasidlab.errors import InputError
 from pasidlab.hw.cpu import Instruction
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
 from pasidlab.scenario.step import DEVICE, PROCESS, Address, OnDevice, SentPasid, Step
+
+Bytes = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+"""A size in a descriptor, which has 32 bits."""
 
 
 class MmapPortal(OnDevice, frozen=True, tag="mmap_portal"):
@@ -71,9 +74,9 @@ class Submit(Job, frozen=True, tag="submit"):
 class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
     """A process sends a descriptor of its own making to a DSA or IAA; the detail tells the answer and the record.
 
-    `operation` is that of the device's kind; `pattern` text of up to 8 bytes of a fill or a compare_pattern,
-    `destination2` of a dualcast, `room` the most bytes of output of an IAA. `completion` is where the completion record
-    goes; without it there is none. `claims` is dword 0, for instructions that leave it to the program.
+    `operation` is that of the device's kind, and has the keys that `OPERANDS` says; `pattern` is text of up to 8 bytes,
+    `room` the most bytes of output of an IAA. `completion` is where the completion record goes; without it there is
+    none. `claims` is dword 0, for instructions that leave it to the program.
     """
 
     process: Name
@@ -82,10 +85,10 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
     instruction: Instruction = Instruction.ENQCMD
     source: Address = 0
     destination: Address = 0
-    size: Annotated[int, Meta(ge=0)] = 0
-    pattern: Annotated[str, Meta(max_length=8)] = ""
+    size: Bytes = 0
+    pattern: Annotated[str, Meta(max_length=PATTERN_BYTES)] = ""
     destination2: Address = 0
-    room: Annotated[int, Meta(ge=0)] = 0
+    room: Bytes = 0
     completion: Address | None = None
     block_on_fault: bool = True
     claims: SentPasid = 0
@@ -117,20 +120,30 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
         if self.operation not in operations:
             listed = ", ".join(operations)
             raise InputError(f"operation = {self.operation!r}: no such operation of {kind}; allowed: {listed}")
-        try:
-            return Request(
-                operations[self.operation],
-                self.source,
-                self.destination,
-                self.size,
-                self.pattern.encode(),
-                self.destination2,
-                self.room,
-                self.completion,
-                self.block_on_fault,
-            ).pack()
-        except ValueError as error:
-            raise InputError(f"descriptor: {error}") from None
+        opcode, pattern = operations[self.operation], self.pattern.encode()
+        self._check_operands(opcode)
+        if len(pattern) > PATTERN_BYTES:
+            raise InputError(f"pattern = {self.pattern!r}: has {len(pattern)} bytes; allowed: up to {PATTERN_BYTES}")
+        return Request(
+            opcode,
+            self.source,
+            self.destination,
+            self.size,
+            pattern,
+            self.destination2,
+            self.room,
+            self.completion,
+            self.block_on_fault,
+        ).pack()
+
+    def _check_operands(self, opcode: int) -> None:
+        """Raise InputError for a key that the operation would not look at."""
+        has = OPERANDS[opcode]
+        for key in ALL_OPERANDS:
+            value = getattr(self, key)
+            if value and key not in has:
+                listed = f"; it has {', '.join(has)}" if has else ""
+                raise InputError(f"{key} = {value!r}: {self.operation} has no such key{listed}")
 
 
 class KernelSubmit(Job, frozen=True, tag="kernel_submit"):

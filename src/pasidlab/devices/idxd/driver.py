@@ -9,8 +9,9 @@ descriptors of the kernel are not privileged (PRIV 0), since kernel queues run u
 
 Decided here: SVA for user queues is on if the device's IOMMU carries PASIDs for it; on arm64, which has no such
 device, the model asks for no ENQCMD before it enables a shared queue.
-Not modelled: interrupts and their permissions, the event log and its drain, names of drivers, sysfs itself (a `Wq`
-holds what it configures), dmaengine.
+Not modelled: interrupts and their permissions (who wants to know of an error calls `process_misc_interrupts()`, as the
+interrupt's thread would), the event log and its drain, names of drivers, sysfs itself (a `Wq` holds what it
+configures), dmaengine.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ from pasidlab.devices.idxd.registers import (
     DeviceState,
     Gensts,
     Grpcfg,
+    Swerr,
     Wqcfg,
     WqMode,
     WqState,
 )
+from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_attach_device_pasid, iommu_free_global_pasid
 from pasidlab.linux.kernel import Arch
 from pasidlab.linux.structs import IOMMU_PASID_INVALID, Device
@@ -136,13 +139,13 @@ class IdxdDriver:
         return None
 
     def idxd_device_drv_probe(self) -> Refusal | None:
-        """Write the configuration and enable the device."""
+        """Write the configuration and enable the device; a configuration that is refused is ENXIO here."""
         if self._state() is not DeviceState.DISABLED:
             return self._refuse(DEV_ENABLED, Scmd.DEV_ENABLED)
         refusal = self.idxd_device_config()
-        if refusal is None:
-            refusal = self._checked(Command.ENABLE_DEVICE, 0, CommandError.DEVICE_ENABLED)
-        return refusal
+        if refusal:
+            return refusal.rule.refuse(Errno.ENXIO, **refusal.facts)
+        return self._checked(Command.ENABLE_DEVICE, 0, CommandError.DEVICE_ENABLED)
 
     def idxd_device_config(self) -> Refusal | None:
         """Check the queues of all groups, and write WQCFG and GRPCFG."""
@@ -252,6 +255,16 @@ class IdxdDriver:
         if refusal is None:
             self._set_wqcfg_pasid(wq, 0, enabled=False)
         return refusal
+
+    # --- errors ------------------------------------------------------------------------------------------------
+
+    def process_misc_interrupts(self) -> Swerr | None:
+        """Return what SWERR holds, if anything, and make room for the next error (drivers/dma/idxd/irq.c)."""
+        error = Swerr(self.hw.mmio_read(reg.SWERR, reg.SWERR_BYTES))
+        if not error.valid:
+            return None
+        self.hw.mmio_write(reg.SWERR, Swerr(valid=True, overflow=True), 8)
+        return error
 
     # --- registers ---------------------------------------------------------------------------------------------
 

@@ -71,6 +71,13 @@ COMPLETED_WITH = Rule(
     "{dev} completed the descriptor with status {status:#04x}, {name}",
     source="Intel DSA architecture specification; include/uapi/linux/idxd.h",
 )
+RECORD_MISALIGNED = Rule(
+    "idxd.record-misaligned",
+    "the device's engine",
+    "the completion record's address is no multiple of 32, of IAA 64",
+    "{dev} did not run the descriptor: its completion record must lie at a multiple of {bytes} bytes",
+    source="Intel DSA architecture specification; include/uapi/linux/idxd.h",
+)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -221,6 +228,8 @@ class Idxd(Endpoint):
     def _outcome(self, finished: Finished, store: Store) -> Done | Faulted:
         if finished.fault is not None:
             return finished.fault
+        if finished.status == Status.RECORD_ALIGNMENT:
+            return RECORD_MISALIGNED.fault(dev=self.dev.name, bytes=self.hw.engine.kind.record_bytes)
         if finished.status not in (Status.SUCCESS, Status.SUCCESS_PREDICATE):
             status = finished.status & ~FAULT_ON_WRITE
             return COMPLETED_WITH.fault(dev=self.dev.name, status=status, name=status_name(status))

@@ -2,9 +2,10 @@
 
 Source: Intel DSA architecture specification, on descriptor checks, batches and completion; status codes by
 include/uapi/linux/idxd.h (v6.12 and v7.3).
-Decided here, where the facts at hand say nothing: the order of the checks (privilege, opcode, flags, reserved bits,
-interrupt handle, size; alignment and the operation's own at last); what an operation does not use of its addresses is
-not looked at; a batch has 2 descriptors at least; with neither completion record nor success the error goes to SWERR.
+Decided here, where the facts at hand say nothing: the order of the checks (alignment of the completion record,
+privilege, opcode, flags, reserved bits, interrupt handle, size; other alignment and the operation's own at last); what
+an operation does not use of its addresses is not looked at; a batch has 2 descriptors at least; with neither completion
+record nor success the error goes to SWERR.
 Not modelled: interrupts themselves, completion record steering, traffic classes, the event log.
 """
 
@@ -114,15 +115,8 @@ class Engine:
     def execute(self, wq: WorkQueue, entry: Entry, place: Place = IN_QUEUE) -> Finished:
         """Check and run a descriptor, and write its completion record."""
         descriptor = parse(entry.data)
-        flags = descriptor.flags
-        job = Job(self.hardware, self.dev, entry.pasid, entry.privileged, bool(flags & Flags.BOF))
-        operation = self.kind.operations.get(descriptor.opcode)
-        if operation is None:
-            status: int = Status.BAD_OPCODE
-        else:
-            status = self._refused(wq, entry, descriptor, operation, job, place)
-            if not status:
-                status = self._run(wq, entry, descriptor, operation, job)
+        job = Job(self.hardware, self.dev, entry.pasid, entry.privileged, bool(descriptor.flags & Flags.BOF))
+        status = self._checked_run(wq, entry, descriptor, job, place)
         recorded = self._complete(wq, entry, descriptor, job, status, place)
         return Finished(
             wq.index,
@@ -135,6 +129,16 @@ class Engine:
             job.writes,
             job.fault,
         )
+
+    def _checked_run(self, wq: WorkQueue, entry: Entry, descriptor: Descriptor, job: Job, place: Place) -> int:
+        """Return the status of the first check that fails, or of the operation; what is refused is not run."""
+        if descriptor.flags & Flags.CRAV and descriptor.completion_addr % self.kind.record_bytes:
+            return Status.RECORD_ALIGNMENT
+        operation = self.kind.operations.get(descriptor.opcode)
+        if operation is None:
+            return Status.BAD_OPCODE
+        refused = self._refused(wq, entry, descriptor, operation, job, place)
+        return refused or self._run(wq, entry, descriptor, operation, job)
 
     def _run(self, wq: WorkQueue, entry: Entry, descriptor: Descriptor, operation: Operation, job: Job) -> int:
         if operation is BATCH:
@@ -219,12 +223,9 @@ class Engine:
     ) -> bool:
         """Write the completion record where one is wanted; an error that none can tell goes to SWERR."""
         flags, failed = descriptor.flags, status not in _NO_ERROR
-        if not flags & Flags.CRAV:
+        if not flags & Flags.CRAV or status == Status.RECORD_ALIGNMENT:
             if failed:
                 self._report(wq, entry, descriptor, job, status, place)
-            return False
-        if descriptor.completion_addr % self.kind.record_bytes:
-            self._report(wq, entry, descriptor, job, Status.RECORD_ALIGNMENT, place)
             return False
         if status == Status.SUCCESS and not flags & Flags.RCR:
             return False

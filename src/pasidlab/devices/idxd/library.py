@@ -112,3 +112,24 @@ OPERATIONS: dict[str, dict[str, Opcode | IaaOpcode]] = {
     "iaa": {IaaOpcode(code).name.lower(): IaaOpcode(code) for code in IAA_OPERATIONS},
 }
 """Operations by the name that a person gives them, for each kind of device; a batch has a list, so it is not here."""
+_COPY = ("source", "destination", "size")
+OPERANDS: dict[int, tuple[str, ...]] = {
+    Opcode.NOOP: (),
+    Opcode.DRAIN: (),
+    Opcode.MEMMOVE: _COPY,
+    Opcode.FILL: ("pattern", "destination", "size"),
+    Opcode.COMPARE: _COPY,
+    Opcode.COMPARE_PATTERN: ("source", "pattern", "size"),
+    Opcode.CREATE_DELTA: _COPY,
+    Opcode.APPLY_DELTA: _COPY,
+    Opcode.DUALCAST: (*_COPY, "destination2"),
+    Opcode.TRANSLATION_FETCH: ("source", "size"),
+    Opcode.CRC_GEN: ("source", "size"),
+    Opcode.COPY_CRC: _COPY,
+    Opcode.CACHE_FLUSH: ("destination", "size"),
+    IaaOpcode.COMPRESS: (*_COPY, "room"),
+    IaaOpcode.DECOMPRESS: (*_COPY, "room"),
+    IaaOpcode.CRC64: ("source", "size"),
+}
+"""Which fields of a `Request` each operation looks at; operations that DSA and IAA share have the same number."""
+ALL_OPERANDS = tuple(dict.fromkeys(field for fields in OPERANDS.values() for field in fields))

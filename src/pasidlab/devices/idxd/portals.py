@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pasidlab.devices.idxd.descriptors import status_name
 from pasidlab.devices.idxd.queues import WorkQueue
 from pasidlab.errors import Errno
 from pasidlab.rules import Rule
@@ -82,6 +83,12 @@ DROPPED_ERRORS: Final = {
     POSTED_TO_DISABLED: 0x73,
 }
 """SWERR.error of a posted write that was dropped."""
+_DROPPED_NAMES = {code: rule.check for rule, code in DROPPED_ERRORS.items()}
+
+
+def error_name(error: int) -> str:
+    """Name SWERR.error for people: why a write was dropped, or the status that no completion record could tell."""
+    return _DROPPED_NAMES.get(error) or status_name(error)
 
 
 def refuse_non_posted(wq: WorkQueue, *, limited: bool) -> Rule | None:

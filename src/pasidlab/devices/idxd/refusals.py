@@ -95,14 +95,14 @@ WQ_NO_SWQ_SUPPORT = _rule(
     "idxd_wqs_setup",
     "wq_shared(wq) && !wq_shared_supported(wq)",
     "{dev} has no support for the shared queue {wq}, which needs {missing} (cmd_status {status:#x})",
-    Errno.ENXIO,
+    Errno.EINVAL,
 )
 WQ_NONE_CONFIGURED = _rule(
     "no-queue-configured",
     "idxd_wqs_setup",
     "configured == 0",
     "{dev} has no queue in any group (cmd_status {status:#x})",
-    Errno.ENXIO,
+    Errno.EINVAL,
 )
 WQ_USER_NO_IOMMU = _rule(
     "user-queue-without-sva",

@@ -96,8 +96,12 @@ Outcome = Translated | Blocked
 
 
 def facts(request: Request, fault: WalkFault | None = None) -> dict[str, object]:
-    """Return what the sentence of a hardware rule may name: `source`, `pasid`, `address`, `stage` and `level`."""
-    pasid = "none" if request.pasid is None else f"{request.pasid:#x}"
+    """Return what the sentence of a hardware rule may name.
+
+    `source`, `pasid`, `address`, `stage` and `level`; `entry` is whose entry of the PASID table serves the request.
+    """
+    pasid, entry = ("no PASID", "RID_PASID") if request.pasid is None else (f"PASID {request.pasid:#x}",) * 2
     address = request.address if fault is None else fault.address
     stage, level = (0, 0) if fault is None else (fault.stage, fault.level)
-    return {"source": request.source_id, "pasid": pasid, "address": address, "stage": stage, "level": level}
+    what = {"pasid": pasid, "entry": entry, "address": address, "stage": stage, "level": level}
+    return {"source": request.source_id} | what

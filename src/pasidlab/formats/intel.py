@@ -54,7 +54,7 @@ _UNIT = (
 
 def _root_fault(entry: ScalableRootEntry, features: Features) -> Check | None:
     """Return what is wrong with the halves that say anything."""
-    halves = [half for half in entry.words if half]
+    halves = [RootEntry(half) for half in entry.words if half]
     found = (root_fault(half, features) for half in halves)
     return next((check for check in found if check is not None), None) if halves else ROOT_NOT_PRESENT
 

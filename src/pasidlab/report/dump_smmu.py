@@ -19,16 +19,17 @@ from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Config, Ste
 from pasidlab.linux.structs import Device
 from pasidlab.machine import Machine
+from pasidlab.report.iommu_tree import IommuTree
 from pasidlab.report.nodes import (
     MOST_CACHED,
     MOST_CONTEXTS,
     MOST_DEVICES,
+    add_atc,
     at,
     entry_node,
-    in_device,
     page_table,
     queue_node,
-    register_node,
+    registers_node,
     say_refused,
     translation_node,
     whose_text,
@@ -50,42 +51,27 @@ _NOTED = (
 )
 
 
-class SmmuTree:
-    """The tree of one SMMU; `only` is the one device that it is about."""
+class SmmuTree(IommuTree):
+    """The tree of one SMMU, whose devices have StreamIDs; `only` is the one device that it is about."""
+
+    MODEL, TITLE = "arm-smmu-v3", "an Arm SMMUv3"
+    UNTAGGED = "TLB entries bear no StreamID"
 
     def __init__(self, machine: Machine, name: str, instance: Instance, only: Device | None) -> None:
-        self.machine = machine
-        self.name = name
+        super().__init__(machine, name, streams_of_smmu(machine, instance), only)
         self.smmu: Smmuv3 = instance.hw
-        self.streams = streams_of_smmu(machine, instance)
-        self.only = None if only is None else {sid for sid, dev in self.streams.items() if dev is only}
 
-    def node(self) -> Node:
-        """Return the tree."""
-        node = Node(f"{self.name}: an Arm SMMUv3", {"kind": "iommu", "model": "arm-smmu-v3"}, {"iommu": self.name})
-        if self.only is None:
-            node.add(self._registers())
-        node.add(self._stream_table())
-        if self.only is None:
-            for queue in self._queues():
-                node.add(queue)
-        node.add(self._caches())
-        return node
-
-    def _shown(self, sid: int) -> bool:
-        return self.only is None or sid in self.only
+    def _tables(self) -> Iterator[Node]:
+        yield self._stream_table()
 
     def _stream_name(self, sid: int) -> str:
-        dev = self.streams.get(sid)
+        dev = self.devices.get(sid)
         return f"stream {sid:#x}, {dev.name}" if dev is not None else f"stream {sid:#x}, no device's"
 
     # --- registers and queues ----------------------------------------------------------------------------------
 
     def _registers(self) -> Node:
-        node = Node("registers")
-        for offset in _NOTED:
-            node.add(register_node(offset.name, inspect.register(self.smmu, offset)))
-        return node
+        return registers_node((offset.name, inspect.register(self.smmu, offset)) for offset in _NOTED)
 
     def _queues(self) -> Iterator[Node]:
         yield queue_node("command queue", inspect.command_queue(self.smmu))
@@ -131,8 +117,7 @@ class SmmuTree:
 
     def _stream(self, entry: StreamEntry) -> Node:
         who, ste = self._stream_name(entry.sid), entry.ste
-        dev = self.streams.get(entry.sid)
-        shared = {"sid": entry.sid, "device": None if dev is None else dev.name}
+        shared = {"sid": entry.sid} | self._device_at(entry.sid)
         node = entry_node(f"STE of {who} at {entry.address:#x}", "ste", entry.address, ste, shared)
         if ste is None:
             return node
@@ -174,9 +159,8 @@ class SmmuTree:
 
     # --- caches ------------------------------------------------------------------------------------------------
 
-    def _caches(self) -> Node:
+    def _add_caches(self, node: Node) -> None:
         smmu = self.smmu
-        node = Node("caches")
         streams = [(sid, found) for sid, found in smmu.lookup.cached_streams.items() if self._shown(sid)]
         contexts = [(key, found) for key, found in smmu.lookup.cached_contexts.items() if self._shown(key[0])]
         node.extend(streams, self._cached_stream, MOST_CACHED, "STEs")
@@ -185,24 +169,13 @@ class SmmuTree:
             level1 = smmu.lookup.cached_level1
             if any(level1):
                 record = {"kind": "cached_level1", "streams": level1[0], "contexts": level1[1]}
-                node.add(
-                    Node(f"level 1 descriptors: {level1[0]} of the stream table, {level1[1]} of CD tables", record)
-                )
+                text = f"level 1 descriptors: {level1[0]} of the stream table, {level1[1]} of CD tables"
+                node.add(Node(text, record))
             node.extend(smmu.tlb.entries.items(), self._translation, MOST_CACHED, "TLB entries")
-        for sid, dev in self.streams.items():
+        for sid, dev in self.devices.items():
             port = self.machine.parts.smmus.ports.get(dev)
             if port is not None and port.sid == sid and self._shown(sid):
-                node.extend(
-                    port.atc.entries.items(),
-                    partial(in_device, self.machine, dev),
-                    MOST_CACHED,
-                    f"ATC entries of {dev.name}",
-                )
-        if not node.children:
-            node.say("empty")
-        if self.only is not None:
-            node.say("TLB entries bear no StreamID: without --device they are shown")
-        return node
+                add_atc(node, self.machine, dev, port.atc)
 
     def _cached_stream(self, cached: tuple[int, Stream | BadConfig]) -> Node:
         sid, found = cached

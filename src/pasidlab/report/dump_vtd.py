@@ -36,16 +36,17 @@ from pasidlab.hw.vtd.structures import (
 from pasidlab.hw.vtd.unit import RemappingUnit
 from pasidlab.linux.structs import Device
 from pasidlab.machine import Machine
+from pasidlab.report.iommu_tree import IommuTree
 from pasidlab.report.nodes import (
     MOST_CACHED,
     MOST_CONTEXTS,
     MOST_DEVICES,
+    add_atc,
     at,
     entry_node,
-    in_device,
     page_table,
     queue_node,
-    register_node,
+    registers_node,
     say_refused,
     translation_node,
     whose_text,
@@ -65,47 +66,30 @@ _NOTED = (
     Offset.PQA,
     Offset.PRS,
 )
-AnyContext = ContextEntry | ScalableContextEntry
 
 
-class VtdTree:
-    """The tree of one unit; `only` is the one device that it is about."""
+class VtdTree(IommuTree):
+    """The tree of one unit, whose devices have source identifiers; `only` is the one device that it is about."""
+
+    MODEL, TITLE = "intel-vtd", "an Intel VT-d remapping unit"
+    UNTAGGED = "IOTLB entries bear a domain and no device"
 
     def __init__(self, machine: Machine, name: str, instance: Instance, only: Device | None) -> None:
-        self.machine = machine
-        self.name = name
+        super().__init__(machine, name, sources_of_vtd(machine, instance), only)
         self.unit: RemappingUnit = instance.hw
-        self.sources = sources_of_vtd(machine, instance)
-        self.only = None if only is None else {source for source, dev in self.sources.items() if dev is only}
 
-    def node(self) -> Node:
-        """Return the tree."""
-        record = {"kind": "iommu", "model": "intel-vtd"}
-        node = Node(f"{self.name}: an Intel VT-d remapping unit", record, {"iommu": self.name})
-        if self.only is None:
-            node.add(self._registers())
-        node.add(self._root_table())
-        node.add(self._faults())
-        if self.only is None:
-            for queue in self._queues():
-                node.add(queue)
-        node.add(self._caches())
-        return node
-
-    def _shown(self, source: int) -> bool:
-        return self.only is None or source in self.only
+    def _tables(self) -> Iterator[Node]:
+        yield self._root_table()
+        yield self._faults()
 
     def _source_name(self, source: int) -> str:
-        dev = self.sources.get(source)
+        dev = self.devices.get(source)
         return f"{source_text(source)}, {'no device' if dev is None else dev.name}"
 
     # --- registers, fault records, queues ------------------------------------------------------------------------
 
     def _registers(self) -> Node:
-        node = Node("registers")
-        for offset in _NOTED:
-            node.add(register_node(offset.name, inspect.register(self.unit, offset)))
-        return node
+        return registers_node((offset.name, inspect.register(self.unit, offset)) for offset in _NOTED)
 
     def _faults(self) -> Node:
         records = [(index, record) for index, record in inspect.fault_records(self.unit) if self._shown(record.sid)]
@@ -156,9 +140,9 @@ class VtdTree:
         return node
 
     def _context(self, entry: Placed[ContextEntry] | Placed[ScalableContextEntry]) -> Node:
-        dev, word = self.sources.get(entry.key), entry.word
+        word = entry.word
         text = f"context entry of {self._source_name(entry.key)} at {entry.address:#x}"
-        shared = {"source_id": source_text(entry.key), "device": None if dev is None else dev.name}
+        shared = {"source_id": source_text(entry.key)} | self._device_at(entry.key)
         found = None if word is None else inspect.context(self.unit, word)
         if isinstance(found, LegacyContext):
             text += f": {_domain(found.paging)}"
@@ -235,8 +219,8 @@ class VtdTree:
 
     # --- caches ------------------------------------------------------------------------------------------------
 
-    def _caches(self) -> Node:
-        node, lookup, tlb = Node("caches"), self.unit.lookup, self.unit.tlb
+    def _add_caches(self, node: Node) -> None:
+        lookup, tlb = self.unit.lookup, self.unit.tlb
         contexts: dict[int, DeviceContext | LegacyContext | Refused] = {}
         contexts |= lookup.cached_legacy_contexts
         contexts |= lookup.cached_contexts
@@ -248,16 +232,10 @@ class VtdTree:
             node.extend(tlb.entries.items(), self._translation, MOST_CACHED, "IOTLB entries")
             node.extend(tlb.tables.items(), _cached_table, MOST_CACHED, "tables")
             node.extend(tlb.absent.items(), _absent, MOST_CACHED, "pages that are not there")
-        for source, dev in self.sources.items():
+        for source, dev in self.devices.items():
             port = self.machine.parts.vtds.ports.get(dev)
             if port is not None and self._shown(source):
-                cached = port.atc.entries.items()
-                node.extend(cached, partial(in_device, self.machine, dev), MOST_CACHED, f"ATC entries of {dev.name}")
-        if not node.children:
-            node.say("empty")
-        if self.only is not None:
-            node.say("IOTLB entries bear a domain and no device: without --device they are shown")
-        return node
+                add_atc(node, self.machine, dev, port.atc)
 
     def _cached_context(self, cached: tuple[int, DeviceContext | LegacyContext | Refused]) -> Node:
         source, found = cached

@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
-from pasidlab.hw.atc import AtcEntry, AtcKey
+from pasidlab.hw.atc import Atc, AtcEntry, AtcKey
 from pasidlab.hw.looking import PendingQueue
 from pasidlab.hw.pagetable.contract import Rights
 from pasidlab.hw.pagetable.listing import TableEntry
@@ -46,10 +46,13 @@ def at(address: int, word: Word) -> dict[str, Any]:
     return {"address": address} | word_record(word)
 
 
-def register_node(name: str, word: Word) -> Node:
-    """Return a register."""
-    text = f"{name} {hex_words(word)[0]}: {fields_text(word)}"
-    return Node(text, {"kind": "register", "name": name} | word_record(word))
+def registers_node(registers: Iterable[tuple[str, Word]]) -> Node:
+    """Return registers by their names."""
+    node = Node("registers")
+    for name, word in registers:
+        text = f"{name} {hex_words(word)[0]}: {fields_text(word)}"
+        node.add(Node(text, {"kind": "register", "name": name} | word_record(word)))
+    return node
 
 
 def entry_node(
@@ -180,8 +183,12 @@ def translation_node(
     return Node(text, {"kind": "cached_translation"} | record | shown)
 
 
-def in_device(machine: Machine, dev: Device, cached: tuple[AtcKey, AtcEntry]) -> Node:
-    """Return a translation that a device has cached."""
+def add_atc(node: Node, machine: Machine, dev: Device, atc: Atc) -> None:
+    """Put the translations that a device has cached under a node."""
+    node.extend(atc.entries.items(), partial(_in_device, machine, dev), MOST_CACHED, f"ATC entries of {dev.name}")
+
+
+def _in_device(machine: Machine, dev: Device, cached: tuple[AtcKey, AtcEntry]) -> Node:
     (pasid, lg2, page, _), entry = cached
     first, output, owners = page << lg2, entry.output >> lg2 << lg2, owners_of(machine, entry.output)
     record: dict[str, Any] = {"kind": "cached_in_device", "device": dev.name, "pasid": pasid}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from pasidlab.drivers.arm_smmu_v3.driver import Instance
+from pasidlab.drivers.arm_smmu_v3.driver import ArmSmmuDriver, Instance
 from pasidlab.drivers.intel.driver import Instance as VtdInstance
+from pasidlab.drivers.intel.driver import IntelDriver
 from pasidlab.errors import InputError
 from pasidlab.linux.page_alloc import KERNEL
 from pasidlab.linux.structs import Device
@@ -50,15 +51,20 @@ def size_text(lg2: int) -> str:
 def streams_of_smmu(machine: Machine, instance: Instance) -> dict[int, Device]:
     """Return the device of each StreamID that firmware names behind one SMMU."""
     driver = machine.parts.smmus
-    behind = (dev for dev in driver.traits if dev.iommu is not None and driver.instances.get(dev.iommu) is instance)
-    return {sid: dev for dev in behind for sid in driver.traits[dev].streams}
+    return {sid: dev for dev in _behind(driver, instance) for sid in driver.traits[dev].streams}
 
 
 def sources_of_vtd(machine: Machine, instance: VtdInstance) -> dict[int, Device]:
     """Return the device of each source identifier behind one remapping unit."""
     driver = machine.parts.vtds
-    behind = (dev for dev in driver.traits if dev.iommu is not None and driver.instances.get(dev.iommu) is instance)
-    return {driver.traits[dev].source_id: dev for dev in behind}
+    return {driver.traits[dev].source_id: dev for dev in _behind(driver, instance)}
+
+
+def _behind(driver: ArmSmmuDriver | IntelDriver, instance: Instance | VtdInstance) -> Iterator[Device]:
+    """Yield the devices that firmware describes behind one IOMMU."""
+    for dev in driver.traits:
+        if dev.iommu is not None and driver.instances.get(dev.iommu) is instance:
+            yield dev
 
 
 def device_named(machine: Machine, name: str) -> Device:

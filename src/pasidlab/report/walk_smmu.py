@@ -36,8 +36,7 @@ def _twin(machine: Machine, dev: Device) -> tuple[Smmuv3, int]:
     """Return a copy of the SMMU in front of a device, quiet and with empty caches, and the device's StreamID."""
     driver = machine.parts.smmus
     assert dev.iommu is not None
-    original = driver.instances[dev.iommu].hw
-    twin = quiet_copy(original, (original.interface.irq, original.interface.refused))
+    twin = quiet_copy(driver.instances[dev.iommu].hw)
     twin.lookup.forget_all()
     twin.tlb.clear()
     return twin, driver.traits[dev].streams[0]

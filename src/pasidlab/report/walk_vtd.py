@@ -71,8 +71,7 @@ def _twin(machine: Machine, dev: Device) -> tuple[RemappingUnit, int]:
     """Return a copy of the unit in front of a device, quiet and with empty caches, and the device's source."""
     driver = machine.parts.vtds
     assert dev.iommu is not None
-    original = driver.instances[dev.iommu].hw
-    twin = quiet_copy(original, (original.interface.irq, original.interface.refused))
+    twin = quiet_copy(driver.instances[dev.iommu].hw)
     twin.lookup.clear()
     twin.tlb.clear()
     return twin, driver.traits[dev].source_id

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
 from pasidlab.formats import fields_dict, fields_text, hex_words, words_text
+from pasidlab.hw.mmio import ProgrammingInterface
 from pasidlab.hw.pagetable.contract import Touch
 from pasidlab.hw.transaction import Operation, Translated
 from pasidlab.machine import Machine
@@ -18,7 +19,16 @@ from pasidlab.report.places import memory_text, rights_text, size_text
 from pasidlab.rules import Rule
 from pasidlab.words import Word
 
-T = TypeVar("T")
+
+class Hardware(Protocol):
+    """An IOMMU, as far as it can be told to be quiet."""
+
+    @property
+    def interface(self) -> ProgrammingInterface:
+        """Its registers, with who hears of it."""
+
+
+H = TypeVar("H", bound=Hardware)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +194,7 @@ def step_of(touch: Touch, what: str, kind: type[Word], known: dict[str, object])
     return Step(touch.address, what, word, touch.store, touch.rule.id, why)
 
 
-def quiet_copy(hardware: T, callbacks: Iterable[object]) -> T:
-    """Return a copy of an IOMMU with its memory, in which nobody hears what `callbacks` would have told."""
-    return copy.deepcopy(hardware, {id(callback): None for callback in callbacks})
+def quiet_copy(hardware: H) -> H:
+    """Return a copy of an IOMMU with its memory, of which nobody hears anything."""
+    interface = hardware.interface
+    return copy.deepcopy(hardware, {id(callback): None for callback in (interface.irq, interface.refused)})

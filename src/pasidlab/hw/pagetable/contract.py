@@ -48,14 +48,20 @@ WRITE = Rights.USER_WRITE | Rights.PRIVILEGED_WRITE
 EXECUTE = Rights.USER_EXECUTE | Rights.PRIVILEGED_EXECUTE
 ALL_RIGHTS = READ | WRITE | EXECUTE
 
-_USER = (Rights.USER_READ, Rights.USER_WRITE, Rights.USER_EXECUTE, Rights.USER_WRITE)
-_PRIVILEGED = (Rights.PRIVILEGED_READ, Rights.PRIVILEGED_WRITE, Rights.PRIVILEGED_EXECUTE, Rights.PRIVILEGED_WRITE)
-_NEEDED = _USER + _PRIVILEGED
+USER = (Rights.USER_READ, Rights.USER_WRITE, Rights.USER_EXECUTE)
+PRIVILEGED = (Rights.PRIVILEGED_READ, Rights.PRIVILEGED_WRITE, Rights.PRIVILEGED_EXECUTE)
+_NEEDED = (*USER, Rights.USER_WRITE, *PRIVILEGED, Rights.PRIVILEGED_WRITE)
 
 
 def needed(access: Access) -> Rights:
     """Return the one right that an access needs."""
     return _NEEDED[access.write | access.instruction << 1 | access.privileged << 2]
+
+
+def allowed(rights: Rights, *, privileged: bool) -> tuple[bool, bool, bool]:
+    """Return whether one privilege may read, write and execute."""
+    read, write, execute = PRIVILEGED if privileged else USER
+    return bool(rights & read), bool(rights & write), bool(rights & execute)
 
 
 class FaultKind(Enum):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pasidlab.hw.pagetable.contract import (
     ALL_RIGHTS,
@@ -293,17 +293,14 @@ class _Vmsa:
         haft: hardware sets the access flag of table entries too; needs `ha`.
     """
 
+    aborted: ClassVar[Reading] = _ABORTED
+
     oa_bits: int = _WIDE
     oas_bits: int = 0
     affd: bool = False
     ha: bool = False
     hd: bool = False
     haft: bool = False
-
-    @property
-    def aborted(self) -> Reading:
-        """The external abort on an entry."""
-        return _ABORTED
 
     def read(self, entry: int, level: Level) -> Reading:
         """Decide what an entry is: valid, address size, access flag."""
@@ -376,16 +373,13 @@ class Stage1(_Vmsa):
         el2: the regime of EL2, which without `ttb1` knows one privilege level only.
     """
 
+    stage: ClassVar[int] = 1
+
     ttb0: Region
     ttb1: Region | None
     wxn: bool = False
     pan: bool = False
     el2: bool = False
-
-    @property
-    def stage(self) -> int:
-        """Always 1."""
-        return 1
 
     def canonical(self, address: int) -> int:
         """Return the address without its tag, where TBI is on: the top byte filled with bit 55, as a TLB keeps it."""
@@ -506,17 +500,14 @@ class Stage2(_Vmsa):
         xnx: XN tells the privileges apart (FEAT_XNX).
     """
 
+    stage: ClassVar[int] = 2
+
     ttb: int
     tsz: int
     sl0: int
     granule: Granule
     ptw: bool = False
     xnx: bool = False
-
-    @property
-    def stage(self) -> int:
-        """Always 2."""
-        return 2
 
     def start(self, address: int) -> Start | Reading:
         """Check that the tables can start where they do, and that the address lies in their reach."""

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from pasidlab.hw.pagetable.contract import EXECUTE, READ, WRITE, Access, FaultKind, Grant, Level, Reading, Start
+from pasidlab.hw.pagetable.intel import ADDRESS, INDEX_BITS, PAGE_LG2, IntelPaging, level_of
 from pasidlab.hw.pagetable.paging_entries import SecondStageEntry, SecondStageLeaf
-from pasidlab.hw.pagetable.x86 import INDEX_BITS, PAGE_LG2, reach
 from pasidlab.rules import Rule
 
 _SOURCE = "Intel VT-d 4.1"
@@ -76,7 +77,6 @@ _PAGE = Reading(PAGE, leaf=True)
 
 # --- levels ----------------------------------------------------------------------------------------------------------
 
-_ADDRESS = int(SecondStageLeaf.mask("output"))
 _R, _W, _X = (int(SecondStageEntry.mask(name)) for name in "rwx")
 _A = int(SecondStageEntry.mask("a"))
 _D = int(SecondStageLeaf.mask("d"))
@@ -91,20 +91,8 @@ def _levels(levels: int, host_bits: int, sizes: frozenset[int], reserved: int) -
 
 
 def _level(number: int, host_bits: int, large: bool, reserved: int) -> Level:
-    shift = reach(number)
-    output = _ADDRESS >> shift << shift
-    excess = _ADDRESS >> host_bits << host_bits
-    above = _TABLE, _LARGE_PAGE if large else _NO_SUCH_PAGE
-    return Level(
-        number=number,
-        shift=shift,
-        run=shift,
-        readings=(_PAGE, _PAGE) if number == 1 else above,
-        output=output,
-        table=_ADDRESS,
-        output_excess=excess | _ADDRESS & ~output | reserved,
-        table_excess=excess | _SNP | _TM,
-    )
+    readings = (_PAGE, _PAGE) if number == 1 else (_TABLE, _LARGE_PAGE if large else _NO_SUCH_PAGE)
+    return level_of(number, host_bits, readings, leaf=reserved, table=_SNP | _TM)
 
 
 _LARGE_LEVELS = (frozenset[int](), frozenset({2}), frozenset({3}), frozenset({2, 3}))
@@ -114,7 +102,7 @@ _LARGE_LEVELS = (frozenset[int](), frozenset({2}), frozenset({3}), frozenset({2,
 
 
 @dataclass(slots=True, kw_only=True)
-class SecondStage:
+class SecondStage(IntelPaging):
     """One tree of second-stage tables with its configuration, as a PASID table entry or a context entry gives it.
 
     Not to be changed after it was made, which nothing enforces, since one is made for each translation.
@@ -132,6 +120,9 @@ class SecondStage:
         device_tlb: TM of pages is not reserved (DT).
     """
 
+    stage: ClassVar[int] = 2
+    aborted: ClassVar[Reading] = _ABORTED
+
     table: int
     levels: int
     host_bits: int = 52
@@ -144,16 +135,6 @@ class SecondStage:
     device_tlb: bool = True
 
     @property
-    def stage(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def aborted(self) -> Reading:
-        """The external abort on an entry."""
-        return _ABORTED
-
-    @property
     def input_bits(self) -> int:
         """How many bits an input address may have."""
         return min(PAGE_LG2 + self.levels * INDEX_BITS, self.mgaw)
@@ -164,7 +145,7 @@ class SecondStage:
             return _OUT_OF_RANGE
         reserved = (0 if self.snoop else _SNP) | (0 if self.device_tlb else _TM)
         sizes = _LARGE_LEVELS[self.pages_2m | self.pages_1g << 1]
-        return Start(self.table & _ADDRESS, _levels(self.levels, self.host_bits, sizes, reserved), address)
+        return Start(self.table & ADDRESS, _levels(self.levels, self.host_bits, sizes, reserved), address)
 
     def read(self, entry: int, level: Level) -> Reading:
         """Decide what an entry is: any right, page size, reserved bits."""
@@ -177,7 +158,7 @@ class SecondStage:
 
     def descend(self, entry: int, level: Level, limits: int) -> tuple[int, int]:
         """Return the next table; each entry adds the rights that it does not give."""
-        return entry & _ADDRESS, limits | ~entry & (_R | _W | _X)
+        return entry & ADDRESS, limits | ~entry & (_R | _W | _X)
 
     @property
     def marks_tables(self) -> bool:
@@ -199,14 +180,6 @@ class SecondStage:
         if write and not entry & _D:
             return entry | _D | _A, MARKED_DIRTY
         return self.mark_table(entry)
-
-    def output(self, entry: int, level: Level) -> int:
-        """Return the address that a page puts out for its first byte."""
-        return entry & level.output
-
-    def is_run(self, entry: int) -> bool:
-        """Never: there are no runs."""
-        return False
 
     def is_global(self, entry: int) -> bool:
         """Whether a page holds for every PASID: the second stage knows none."""

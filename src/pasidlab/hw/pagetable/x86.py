@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from pasidlab.hw.pagetable.contract import EXECUTE, Access, FaultKind, Grant, Level, Reading, Rights, Start
+from pasidlab.hw.pagetable.intel import ADDRESS, INDEX_BITS, PAGE_LG2, IntelPaging, level_of
 from pasidlab.hw.pagetable.paging_entries import LargePageEntry, PageEntry, PagingEntry, PagingTable
 from pasidlab.rules import Rule
 
@@ -84,9 +86,6 @@ _PAGE = Reading(PAGE, leaf=True)
 
 # --- levels ----------------------------------------------------------------------------------------------------------
 
-PAGE_LG2 = 12
-INDEX_BITS = 9
-_ADDRESS = int(PageEntry.mask("output"))
 _P = int(PagingEntry.mask("p"))
 _RW = int(PagingEntry.mask("rw"))
 _US = int(PagingEntry.mask("us"))
@@ -100,32 +99,14 @@ _LEAVES = {1: _PAGE, 2: _LARGE_PAGE, 3: _LARGE_PAGE}
 _ALL_ONES = (1 << 64) - 1
 
 
-def reach(level: int) -> int:
-    """Return log2 of the bytes that one entry of a level maps."""
-    return PAGE_LG2 + (level - 1) * INDEX_BITS
-
-
 @cache
 def _levels(levels: int, host_bits: int, nxe: bool, pages_1g: bool) -> tuple[Level, ...]:
     return tuple(_level(number, host_bits, nxe, number <= 2 + pages_1g) for number in range(levels, 0, -1))
 
 
 def _level(number: int, host_bits: int, nxe: bool, leaves: bool) -> Level:
-    shift = reach(number)
-    output = _ADDRESS >> shift << shift
-    too_wide = _ADDRESS >> host_bits << host_bits
-    low = _ADDRESS & ~output & ~_LARGE_PAT
-    no_xd = 0 if nxe else _XD
-    return Level(
-        number=number,
-        shift=shift,
-        run=shift,
-        readings=_readings(number, leaves),
-        output=output,
-        table=_ADDRESS,
-        output_excess=too_wide | no_xd | low,
-        table_excess=too_wide | no_xd,
-    )
+    reserved = 0 if nxe else _XD
+    return level_of(number, host_bits, _readings(number, leaves), leaf=reserved, table=reserved, free=_LARGE_PAT)
 
 
 def _readings(number: int, leaves: bool) -> tuple[Reading, ...]:
@@ -138,7 +119,7 @@ def _readings(number: int, leaves: bool) -> tuple[Reading, ...]:
 
 
 @dataclass(slots=True, kw_only=True)
-class X86Paging:
+class X86Paging(IntelPaging):
     """One tree of x86-64 tables with its configuration, as a PASID table entry or a CPU's registers give it.
 
     Not to be changed after it was made, which nothing enforces, since one is made for each translation.
@@ -154,6 +135,10 @@ class X86Paging:
         pages_1g: there are pages of 1 GiB.
     """
 
+    stage: ClassVar[int] = 1
+    aborted: ClassVar[Reading] = _ABORTED
+    marks_tables: ClassVar[bool] = True
+
     table: int
     levels: int
     host_bits: int = 52
@@ -163,23 +148,13 @@ class X86Paging:
     eafe: bool = False
     pages_1g: bool = True
 
-    @property
-    def stage(self) -> int:
-        """Always 1."""
-        return 1
-
-    @property
-    def aborted(self) -> Reading:
-        """The external abort on an entry."""
-        return _ABORTED
-
     def start(self, address: int) -> Start | Reading:
         """Check that the address is canonical."""
         bits = PAGE_LG2 + self.levels * INDEX_BITS
         if (address + (1 << bits - 1) & _ALL_ONES) >> bits:
             return _NOT_CANONICAL
         levels = _levels(self.levels, self.host_bits, self.nxe, self.pages_1g)
-        return Start(self.table & _ADDRESS, levels, address & (1 << bits) - 1)
+        return Start(self.table & ADDRESS, levels, address & (1 << bits) - 1)
 
     def read(self, entry: int, level: Level) -> Reading:
         """Decide what an entry is: present, page size, reserved bits."""
@@ -190,12 +165,7 @@ class X86Paging:
 
     def descend(self, entry: int, level: Level, limits: int) -> tuple[int, int]:
         """Return the next table; each entry adds the rights that it does not give."""
-        return entry & _ADDRESS, limits | _taken(entry)
-
-    @property
-    def marks_tables(self) -> bool:
-        """Always: table entries have an accessed flag."""
-        return True
+        return entry & ADDRESS, limits | _taken(entry)
 
     def mark_table(self, entry: int) -> tuple[int, Rule] | None:
         """Set the accessed flag of a table entry."""
@@ -211,14 +181,6 @@ class X86Paging:
         if write and not entry & _D:
             return entry | _D | (_A | _EA if self.eafe else _A), MARKED_DIRTY
         return self.mark_table(entry)
-
-    def output(self, entry: int, level: Level) -> int:
-        """Return the address that a page puts out for its first byte."""
-        return entry & level.output
-
-    def is_run(self, entry: int) -> bool:
-        """Never: there are no runs."""
-        return False
 
     def is_global(self, entry: int) -> bool:
         """Never: IOMMUs ignore G."""

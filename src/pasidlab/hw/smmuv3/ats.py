@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pasidlab.hw.pagetable.contract import ALL_RIGHTS, Access, FaultKind, Leaf, Rights, Touch
+from pasidlab.hw.pagetable.contract import ALL_RIGHTS, Access, FaultKind, Leaf, Touch, allowed
 from pasidlab.hw.smmuv3.commands import Resp
 from pasidlab.hw.smmuv3.contexts import Stream
 from pasidlab.hw.smmuv3.lookup import BadConfig
@@ -25,6 +25,7 @@ from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import Config, Eats, InstCfg
 from pasidlab.hw.smmuv3.translate import CONFIG_ABORT, WHOLE, PageFault, Search, Translator, event_for
 from pasidlab.hw.transaction import AtsStatus, Operation, Translated
+from pasidlab.memory import PAGE_SIZE
 from pasidlab.rules import Rule
 
 ATS_ABSENT = Rule(
@@ -84,8 +85,6 @@ TRANSLATED_FORBIDDEN = Rule(
     "stream {sid:#x} says it has a translation, and may have none",
     source=SPEC,
 )
-
-
 TRANSLATED_SIZE = Rule(
     "smmu.translated-address-size",
     f"{SPEC}, 3.9.1.1",
@@ -171,13 +170,13 @@ def _completion(translator: Translator, request: Request, stream: Stream, found:
 def _granted(translator: Translator, request: Request, stream: Stream, leaf: Leaf) -> AtsCompletion:
     """Return what a translation grants to the privilege that counts: execution only if asked for."""
     privileged = translator.access_of(request, stream).privileged
-    read, write, execute = (bool(leaf.rights & right) for right in (_PRIVILEGED if privileged else _USER))
+    read, write, execute = allowed(leaf.rights, privileged=privileged)
     read, execute = _readable(translator, stream, read, execute)
     return AtsCompletion(
         request,
         AtsStatus.SUCCESS,
         ATS_GRANTED,
-        address=leaf.output & -4096,
+        address=leaf.output & -PAGE_SIZE,
         lg2=min(leaf.lg2, translator.features.oas_bits),
         read=read,
         write=write,
@@ -191,10 +190,6 @@ def _readable(translator: Translator, stream: Stream, read: bool, execute: bool)
     if override is InstCfg.INSTRUCTION:
         return execute, execute
     return read, read and (execute or override is InstCfg.DATA)
-
-
-_USER = (Rights.USER_READ, Rights.USER_WRITE, Rights.USER_EXECUTE)
-_PRIVILEGED = (Rights.PRIVILEGED_READ, Rights.PRIVILEGED_WRITE, Rights.PRIVILEGED_EXECUTE)
 
 
 def translated(translator: Translator, request: Request, touches: list[Touch]) -> Outcome:

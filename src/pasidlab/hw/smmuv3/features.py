@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pasidlab.hw.features import Values, check_values
 from pasidlab.hw.smmuv3.registers import Idr0, Idr1, Idr2, Idr3, Idr4, Idr5, StallModel, StLevel, TtEndian, Ttf
 from pasidlab.hw.smmuv3.structures import OAS_BITS
 
@@ -94,10 +95,7 @@ class Features:
     stall_max: int = 64
 
     def __post_init__(self) -> None:
-        for name, allowed in _ALLOWED.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"Features.{name}={value!r}: allowed are {_text(allowed)}")
+        check_values(self, _ALLOWED)
         if not self.granules or self.granules - GRANULES:
             raise ValueError(f"Features.granules={sorted(self.granules)}: allowed are one or more of 12, 14, 16")
         if self.pri and not self.ats:
@@ -172,7 +170,7 @@ class Features:
 
 
 _QUEUE_BITS = range(LARGEST_QUEUE + 1)
-_ALLOWED: dict[str, range | tuple[int, ...]] = {
+_ALLOWED: dict[str, Values] = {
     "ssid_bits": range(21),
     "sid_bits": range(33),
     "stall_model": (StallModel.STALL_AND_TERMINATE, StallModel.TERMINATE_ONLY, StallModel.STALL_FORCED),
@@ -185,10 +183,3 @@ _ALLOWED: dict[str, range | tuple[int, ...]] = {
     "priq_bits": _QUEUE_BITS,
     "stall_max": range(1 << 16),
 }
-
-
-def _text(allowed: range | tuple[int, ...]) -> str:
-    """Say which values a field may have."""
-    if isinstance(allowed, range):
-        return f"{allowed.start} to {allowed.stop - 1}"
-    return ", ".join(repr(value) for value in allowed)

@@ -4,10 +4,9 @@ A write goes through three filters: bits that are guarded at that moment keep th
 implement become 0, and what is left takes effect at once, so that CR0ACK and IRQ_CTRLACK never lag behind.
 
 Source: IHI 0070 G.b, 6.2 (access rules), 6.3 (registers).
-Decided where the architecture leaves a choice: guarded writes are ignored; a 64-bit access is two 32-bit ones, the
-lower first, also on neighbouring registers; any other size, and an address that is not a multiple of the size, reads
-zero and writes nothing, as do undefined offsets; page 1 registers answer at their page 0 places too; registers whose
-reset values are unknown or implementation defined reset to 0, but for GBPA.SHCFG, which resets to "use incoming".
+Decided where the architecture leaves a choice, beside what `mmio` says: guarded writes are ignored; undefined offsets
+read zero and ignore writes; page 1 registers answer at their page 0 places too; registers whose reset values are
+unknown or implementation defined reset to 0, but for GBPA.SHCFG, which resets to "use incoming".
 Not modelled: see `features` and `registers`.
 """
 
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from pasidlab.hw.mmio import HALF, ProgrammingInterface
 from pasidlab.hw.smmuv3.execute import CommandProcessor
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.queues import COMMAND_BYTES, EVENT_BYTES, PRI_BYTES, InputQueue, OutputQueue
@@ -49,7 +49,7 @@ from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.structures import ShCfg
 from pasidlab.hw.smmuv3.target import CommandTarget
 from pasidlab.memory import Memory
-from pasidlab.rules import Faulted, Rule
+from pasidlab.rules import Rule
 from pasidlab.words import Word
 
 PAGE_1 = 0x1_0000
@@ -263,7 +263,7 @@ def _cells(features: Features) -> dict[int, Cell]:
 # --- the interface -----------------------------------------------------------------------------------------------
 
 
-class Interface:
+class Interface(ProgrammingInterface):
     """The registers, queues and command processor of one SMMU, as they are after reset."""
 
     cr0: Cr0
@@ -297,24 +297,6 @@ class Interface:
         self._cells = _cells(features)
 
     @property
-    def irq(self) -> Callable[[str], None] | None:
-        """Called with "gerror", "eventq", "priq" or "sync" whenever that interrupt fires."""
-        return self.signals.irq
-
-    @irq.setter
-    def irq(self, callback: Callable[[str], None] | None) -> None:
-        self.signals.irq = callback
-
-    @property
-    def refused(self) -> Callable[[Faulted], None] | None:
-        """Called with the rule for every guarded write, lost record, and command that is not carried out."""
-        return self.signals.refused
-
-    @refused.setter
-    def refused(self, callback: Callable[[Faulted], None] | None) -> None:
-        self.signals.refused = callback
-
-    @property
     def smmuen(self) -> bool:
         """Whether translation is on."""
         return self.cr0.smmuen
@@ -336,43 +318,25 @@ class Interface:
 
     # --- memory-mapped access ------------------------------------------------------------------------------------
 
-    def mmio_read(self, offset: int, size: int) -> int:
-        """Return `size` bytes, 4 or 8, at a byte offset from page 0."""
-        if not _is_access(offset, size):
-            return 0
-        return sum(self._read32(offset + part) << 8 * part for part in range(0, size, 4))
-
-    def mmio_write(self, offset: int, value: int, size: int) -> None:
-        """Write `size` bytes, 4 or 8, at a byte offset from page 0."""
-        if not _is_access(offset, size):
-            return
-        for part in range(0, size, 4):
-            self._write32(offset + part, value >> 8 * part & 0xFFFF_FFFF)
-
     def _read32(self, offset: int) -> int:
         cell = self._cells.get(offset)
         if cell is None:
             return 0
         value: int = attrgetter(_TABLE[cell.offset].path)(self)
-        return value >> cell.shift & 0xFFFF_FFFF
+        return value >> cell.shift & HALF
 
     def _write32(self, offset: int, value: int) -> None:
         cell = self._cells.get(offset)
         if cell is None or not cell.implemented:
             return
         register = _TABLE[cell.offset]
-        owner, name = self._place(register)
+        owner, name = self._place(register.path)
         old = getattr(owner, name)
-        written = cell.word(old & ~(0xFFFF_FFFF << cell.shift) | value << cell.shift)
+        written = cell.word(old & ~(HALF << cell.shift) | value << cell.shift)
         kept = self._kept(cell, old, written)
         setattr(owner, name, cell.word((written & ~kept | old & kept) & cell.implemented))
         if register.effect is not None:
             register.effect(self)
-
-    def _place(self, register: Register) -> tuple[Any, str]:
-        """Return the object and the attribute that hold a register."""
-        owner, _, name = register.path.rpartition(".")
-        return (attrgetter(owner)(self) if owner else self), name
 
     def _kept(self, cell: Cell, old: int, written: Word) -> int:
         """Return the bits that a write cannot change at this moment."""
@@ -420,8 +384,3 @@ class Interface:
     def record_page_request(self, record: PriRecord) -> bool:
         """Write a page request; false: it was dropped, and `priq_overflows` tells whether for an overflow."""
         return self.recorder.page_request(record)
-
-
-def _is_access(offset: int, size: int) -> bool:
-    """Whether an access has a size that registers have, and is aligned to it."""
-    return size in (4, 8) and offset % size == 0

@@ -14,16 +14,10 @@ from pasidlab.hw.smmuv3.records import PriRecord
 from pasidlab.hw.smmuv3.request import AtsCompletion, Request, Stalled, Terminated
 from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Transferred
-from pasidlab.rules import Rule
+from pasidlab.memory import PAGE_SIZE
 
 PRG_INDEX = 0
 """The one page request group that a port uses."""
-ATS_REFUSED = Rule(
-    "smmu.ats-refused",
-    "the device",
-    "the translation request was not successful",
-    "stream {sid:#x}, SubstreamID {ssid}: no translation of {address:#x}, so no access",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ class DmaPort:
             w=write,
             last=True,
             prgindex=PRG_INDEX,
-            addr=request.address & -4096,
+            addr=request.address & -PAGE_SIZE,
         )
         self.smmu.page_request(record)
         return self.responses.pop(PRG_INDEX, None)

@@ -11,7 +11,7 @@ from enum import Enum
 
 from pasidlab.hw.pagetable.contract import WalkFault
 from pasidlab.hw.smmuv3.records import Event
-from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Translated
+from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Translated, place_of
 from pasidlab.rules import Rule
 
 SID_BITS, SSID_BITS, ADDRESS_BITS = 32, 20, 64
@@ -108,6 +108,4 @@ Outcome = Translated | Terminated | Stalled
 def facts(request: Request, fault: WalkFault | None = None) -> dict[str, object]:
     """Return what the sentence of a hardware rule may name: `sid`, `ssid`, `address`, `stage` and `level`."""
     ssid = "none" if request.ssid is None else f"{request.ssid:#x}"
-    address = request.address if fault is None else fault.address
-    stage, level = (0, 0) if fault is None else (fault.stage, fault.level)
-    return {"sid": request.sid, "ssid": ssid, "address": address, "stage": stage, "level": level}
+    return {"sid": request.sid, "ssid": ssid} | place_of(request, fault)

@@ -10,11 +10,9 @@ Not modelled: memory attributes of messages; the event that wakes CPUs (SEV); se
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from pasidlab.hw.mmio import Listeners
 from pasidlab.hw.smmuv3.registers import Gerror, IrqCfg0, IrqCfg1, IrqCfg2, IrqCtrl, PriqIrqCfg2
 from pasidlab.memory import Memory
-from pasidlab.rules import Faulted
 
 _MSI_BYTES = 4
 
@@ -35,7 +33,7 @@ class Interrupt:
         self.cfg2 = cfg2
 
 
-class Signals:
+class Signals(Listeners):
     """GERROR, GERRORN, IRQ_CTRL and the interrupt sources.
 
     `irq` is called with "gerror", "eventq", "priq" or "sync" whenever that interrupt fires. `refused` is called with
@@ -47,18 +45,15 @@ class Signals:
         "gerror",
         "gerror_irq",
         "gerrorn",
-        "irq",
         "irq_ctrl",
         "irq_ctrlack",
         "memory",
         "priq",
-        "refused",
     )
 
     def __init__(self, memory: Memory) -> None:
+        super().__init__()
         self.memory = memory
-        self.irq: Callable[[str], None] | None = None
-        self.refused: Callable[[Faulted], None] | None = None
         self.gerror = Gerror()
         self.gerrorn = Gerror()
         self.irq_ctrl = IrqCtrl()
@@ -94,8 +89,3 @@ class Signals:
             self.error(abort)
         elif self.irq is not None:
             self.irq(name)
-
-    def refuse(self, why: Faulted) -> None:
-        """Tell whoever wants to know that something was not done, and why."""
-        if self.refused is not None:
-            self.refused(why)

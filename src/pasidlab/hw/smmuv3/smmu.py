@@ -30,8 +30,8 @@ from pasidlab.hw.smmuv3.spec import SPEC
 from pasidlab.hw.smmuv3.stalls import Stalls
 from pasidlab.hw.smmuv3.target import ResumeAction, TlbScope
 from pasidlab.hw.smmuv3.translate import Translator
-from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated
-from pasidlab.memory import PAGE_SIZE, Memory
+from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated, check_access, move
+from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 
 if TYPE_CHECKING:  # importing it imports numba, which takes longer than most runs of the model
@@ -135,20 +135,13 @@ class Smmuv3:
     def _transfer(
         self, request: Request, access: Operation, size: int, data: bytes | None
     ) -> Transferred | Terminated | Stalled:
-        if request.ats is Ats.TRANSLATION_REQUEST or request.address % PAGE_SIZE + size > PAGE_SIZE:
-            raise ValueError(f"{request}: {size} bytes are no access within {PAGE_SIZE} bytes")
+        check_access(request, size)
         if request.access is not access:
             request = replace(request, access=access)
         outcome = self._translate(request, [])
         if not isinstance(outcome, Translated):
             return outcome
-        if data is None:
-            loaded = self.memory.load(outcome.address, size)
-        else:
-            loaded = data if self.memory.store(outcome.address, data) else None
-        if loaded is None:
-            return Terminated(request, OUTPUT_ABORT)
-        return Transferred(outcome.address, loaded)
+        return move(self.memory, outcome.address, size, data) or Terminated(request, OUTPUT_ABORT)
 
     def answered(self, stalled: Stalled) -> ResumeAction | Terminated | None:
         """Return what became of a stalled transaction: None while it waits, RETRY, or how software ended it."""

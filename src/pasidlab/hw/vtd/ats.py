@@ -11,7 +11,9 @@ Not modelled: untranslated-only pages (U), global and supervisor-only translatio
 
 from __future__ import annotations
 
-from pasidlab.hw.pagetable.contract import ALL_RIGHTS, Access, Rights, Touch
+from typing import NamedTuple
+
+from pasidlab.hw.pagetable.contract import ALL_RIGHTS, PRIVILEGED, USER, Access, Touch, allowed
 from pasidlab.hw.transaction import AtsStatus, Operation, Translated
 from pasidlab.hw.vtd.contexts import DeviceContext
 from pasidlab.hw.vtd.legality import (
@@ -33,11 +35,14 @@ from pasidlab.hw.vtd.structures import TranslationType
 from pasidlab.hw.vtd.translate import (
     DISABLED_REFUSED,
     INTERRUPT_RANGE,
-    OUTPUT_INTERRUPT,
+    MIB_LG2,
     WHOLE,
     Translator,
+    in_interrupt_range,
     refuse,
+    too_wide,
 )
+from pasidlab.memory import PAGE_SIZE
 from pasidlab.rules import Rule
 
 GRANTED = Rule(
@@ -69,9 +74,6 @@ TRANSLATED_WIDTH = Rule(
     source=SPEC,
 )
 
-_USER = (Rights.USER_READ, Rights.USER_WRITE, Rights.USER_EXECUTE)
-_SUPERVISOR = (Rights.PRIVILEGED_READ, Rights.PRIVILEGED_WRITE, Rights.PRIVILEGED_EXECUTE)
-
 
 # --- translation requests --------------------------------------------------------------------------------------------
 
@@ -84,7 +86,7 @@ def translation_request(translator: Translator, request: Request, touches: list[
     if isinstance(found, Refused):
         return _refused(translator, request, found)
     paging, privileged = found
-    read, write, execute = _SUPERVISOR if privileged else _USER
+    read, write, execute = PRIVILEGED if privileged else USER
     hoped = request.access is Operation.WRITE
     wanted = int(read) | int(write) * hoped | int(execute) * request.instruction
     ended = translator.search(request, paging, None, wanted, touches)
@@ -97,7 +99,7 @@ def translation_request(translator: Translator, request: Request, touches: list[
 
 
 def _granted(translator: Translator, request: Request, found: Translated, privileged: bool) -> TranslationCompletion:
-    read, write, execute = (bool(found.rights & right) for right in (_SUPERVISOR if privileged else _USER))
+    read, write, execute = allowed(found.rights, privileged=privileged)
     write = write and request.access is Operation.WRITE
     if not read and not write:
         return TranslationCompletion(request, AtsStatus.SUCCESS, NOTHING_GRANTED, privileged=privileged)
@@ -105,7 +107,7 @@ def _granted(translator: Translator, request: Request, found: Translated, privil
         request,
         AtsStatus.SUCCESS,
         GRANTED,
-        address=found.address & -4096,
+        address=found.address & -PAGE_SIZE,
         lg2=min(found.lg2, translator.features.host_bits),
         read=read,
         write=write,
@@ -132,33 +134,37 @@ def translated(translator: Translator, request: Request, touches: list[Touch]) -
     """Pass a translated request on, if its device may have translations."""
     if not translator.state.te:
         return Blocked(request, DISABLED_REFUSED, Reason.NONE)
-    refused = translator.mode_fault() or _untrusted(translator, request, touches)
-    if isinstance(refused, Refused):
-        return translator.block(request, refused)
-    fpd, address = refused, request.address
-    legacy = translator.state.root.ttm is Ttm.LEGACY
+    trust = translator.mode_fault() or _trust(translator, request, touches)
+    if isinstance(trust, Refused):
+        return translator.block(request, trust)
+    address = request.address
     if address >> translator.features.host_bits:
-        reason = Reason.LEGACY_BEYOND_MGAW if legacy else Reason.BEYOND_HOST_WIDTH
-        return translator.block(request, Refused(TRANSLATED_WIDTH, reason, fpd))
-    if address >> 20 == INTERRUPT_RANGE:
-        reason = Reason.LEGACY_INTERRUPT_RANGE if legacy else Reason.INTERRUPT_RANGE
-        return translator.block(request, Refused(OUTPUT_INTERRUPT, reason, fpd))
+        return translator.block(request, too_wide(TRANSLATED_WIDTH, *trust))
+    if address >> MIB_LG2 == INTERRUPT_RANGE:
+        return translator.block(request, in_interrupt_range(*trust))
     return Translated(address, WHOLE, ALL_RIGHTS, TRANSLATED_PASSES)
 
 
-def _untrusted(translator: Translator, request: Request, touches: list[Touch]) -> Refused | bool:
-    """Return why a device may not send translated requests; else the FPD of its context entry."""
+class _Trust(NamedTuple):
+    """A device may send translated requests: what decides how their faults are told."""
+
+    legacy: bool
+    fpd: bool
+
+
+def _trust(translator: Translator, request: Request, touches: list[Touch]) -> _Trust | Refused:
+    """Return whether a device may send translated requests."""
     if translator.state.root.ttm is Ttm.LEGACY:
         legacy = translator.lookup.legacy_context(request.source_id, touches)
         if isinstance(legacy, Refused):
             return legacy
-        allowed = legacy.tt is TranslationType.ALL
-        return legacy.paging.fpd if allowed else refuse(LEGACY_BLOCKED, legacy.paging.fpd)
+        fpd = legacy.paging.fpd
+        return _Trust(True, fpd) if legacy.tt is TranslationType.ALL else refuse(LEGACY_BLOCKED, fpd)
     context = translator.lookup.context(request.source_id, touches)
     if isinstance(context, Refused):
         return context
     bad = request_fault(request, dte=context.dte, paside=context.paside)
-    return context.fpd if bad is None else refuse(bad, context.fpd)
+    return _Trust(False, context.fpd) if bad is None else refuse(bad, context.fpd)
 
 
 # --- page requests ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pasidlab.hw.batch.compiling import built_from, compiled, compiled_entry
 from pasidlab.hw.batch.numbers import INSTRUCTION, PRIVILEGED, WRITES
 from pasidlab.hw.batch.requests import ADDRESSES, Requests, empty_columns, integers, requests_of
 from pasidlab.hw.batch.store import Directory, Store, part, store_of
+from pasidlab.hw.pagetable import intel
 from pasidlab.hw.pagetable.contract import ALL_RIGHTS
 from pasidlab.hw.vtd import batch_ahead, batch_config, batch_records, batch_walk
 from pasidlab.hw.vtd.batch_ahead import read_ahead, reads_ahead
@@ -51,7 +52,7 @@ from pasidlab.hw.vtd.batch_walk import Found, leaf, refused, walk_first, walk_ne
 from pasidlab.hw.vtd.records import Reason
 from pasidlab.hw.vtd.registers import Ttm
 from pasidlab.hw.vtd.structures import PASID_BITS, SOURCE_ID_BITS
-from pasidlab.hw.vtd.translate import INTERRUPT_RANGE, WHOLE, Translator
+from pasidlab.hw.vtd.translate import INTERRUPT_RANGE, MIB_LG2, WHOLE, Translator
 from pasidlab.rules import Rule
 
 
@@ -101,14 +102,13 @@ class Batch(NamedTuple):
 
 _TRANSLATED, _BLOCKED = int(Status.TRANSLATED), int(Status.BLOCKED)
 _RIGHTS, _NONE = int(ALL_RIGHTS), int(Reason.NONE)
-_MIB = 20
 
 
 @compiled
 def translate(memory: Store, unit: Unit, source: int, pasid: int, address: int, access: int) -> Found:
     """Translate one request."""
     unit.stores = unit.quiet = 0
-    if pasid < 0 and address >> _MIB == INTERRUPT_RANGE and access & WRITES:
+    if pasid < 0 and address >> MIB_LG2 == INTERRUPT_RANGE and access & WRITES:
         return refused(RULE.INTERRUPT, _NONE)
     if not unit.setup.te:
         return refused(RULE.DISABLED_REFUSED, _NONE) if pasid >= 0 else leaf(RULE.DISABLED, address, WHOLE, _RIGHTS)
@@ -167,7 +167,7 @@ def search(memory: Store, unit: Unit, pasid: int, address: int, access: int) -> 
             reason = REASON.LEGACY_BEYOND_MGAW if unit.setup.legacy else REASON.BEYOND_HOST_WIDTH
             return refused(RULE.PASS_WIDTH, reason)
         return leave(unit, leaf(RULE.PASSED, address, WHOLE, _RIGHTS), access)
-    if pasid < 0 and address >> _MIB == INTERRUPT_RANGE:
+    if pasid < 0 and address >> MIB_LG2 == INTERRUPT_RANGE:
         return in_interrupt_range(unit)
     if unit.kind == FIRST_STAGE:
         return leave(unit, walk_first(memory, unit, address, access), access)
@@ -187,7 +187,7 @@ def in_interrupt_range(unit: Unit) -> Found:
 def leave(unit: Unit, found: Found, access: int) -> Found:
     """End with a translation that does not lead into the interrupt range, or with the reason of a fault."""
     if found.lg2:
-        return in_interrupt_range(unit) if found.address >> _MIB == INTERRUPT_RANGE else found
+        return in_interrupt_range(unit) if found.address >> MIB_LG2 == INTERRUPT_RANGE else found
     levels = unit.first.levels if found.stage == 1 else unit.second.levels
     writes, highest = access & WRITES, 1 if found.level == levels else 0
     reason = unit.told.walk_reasons[unit.setup.legacy, found.on_table, writes, highest, found.top, found.rule]
@@ -230,7 +230,7 @@ def _kernel(built: int) -> Callable[[Store, npt.NDArray[np.void], Requests, Batc
     return translate_each
 
 
-_SOURCES = (numbers, store, ahead, batch_records, batch_walk, batch_config, batch_ahead)
+_SOURCES = (intel, numbers, store, ahead, batch_records, batch_walk, batch_config, batch_ahead)
 _translate_each = _kernel(built_from(_SOURCES, RULE, FIRST, SECOND, REASON, ROOT, LEGACY, CONTEXT, DIRECTORY, PASID))
 
 

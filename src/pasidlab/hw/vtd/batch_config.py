@@ -9,7 +9,8 @@ from __future__ import annotations
 from pasidlab.hw.batch.compiling import compiled
 from pasidlab.hw.batch.numbers import INSTRUCTION, PRIVILEGED, Words, places
 from pasidlab.hw.batch.store import Store, aborts, part, word_index
-from pasidlab.hw.pagetable.paging_entries import PageEntry, PagingEntry, SecondStageEntry
+from pasidlab.hw.pagetable.intel import ADDRESS
+from pasidlab.hw.pagetable.paging_entries import PagingEntry, SecondStageEntry
 from pasidlab.hw.vtd import batch_tables as tables
 from pasidlab.hw.vtd.batch_records import Stage, Unit
 from pasidlab.hw.vtd.batch_tables import RULE, words_of
@@ -46,7 +47,6 @@ _TT_PASS = int(TranslationType.PASS_THROUGH)
 _PRESENT = int(PagingEntry.mask("p"))
 _R_W, _R_W_X = int(SecondStageEntry.mask("r", "w")), int(SecondStageEntry.mask("r", "w", "x"))
 _A, _A_EA = int(PagingEntry.mask("a")), int(PagingEntry.mask("a", "ea"))
-_ADDRESS = int(PageEntry.mask("output"))
 
 
 # --- entries ---------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def prepare(unit: Unit) -> None:
 @compiled
 def prepare_first(stage: Stage, word: int, nested: int) -> None:
     """Make the first stage ready, from the word of a PASID entry that describes it."""
-    stage.table = part(word, PASID.fsptptr) & _ADDRESS
+    stage.table = part(word, PASID.fsptptr) & ADDRESS
     stage.levels = 4 + part(word, PASID.fspm)
     stage.shape = part(word, PASID.nxe) | nested << 1
     stage.mode = part(word, PASID.wpe) | part(word, PASID.smep) << 1
@@ -243,7 +243,7 @@ def prepare_first(stage: Stage, word: int, nested: int) -> None:
 def prepare_second(unit: Unit, table: int, width: int, execute: int) -> None:
     """Make the second stage ready."""
     stage = unit.second
-    stage.table = table & _ADDRESS
+    stage.table = table & ADDRESS
     stage.levels = width + 2
     stage.shape = tables.SECOND_SHAPE
     stage.mode = tables.SECOND_MODE + execute

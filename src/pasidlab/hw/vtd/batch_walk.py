@@ -16,7 +16,7 @@ import numpy as np
 from pasidlab.hw.batch.compiling import compiled, compiled_once
 from pasidlab.hw.batch.numbers import NEED, ON_TABLE, RIGHTS_OF, WRITES, Numbers
 from pasidlab.hw.batch.store import Store, aborts, load64, store64
-from pasidlab.hw.pagetable import x86
+from pasidlab.hw.pagetable import intel
 from pasidlab.hw.pagetable.paging_entries import PageEntry
 from pasidlab.hw.vtd import batch_tables as tables
 from pasidlab.hw.vtd.batch_records import Stage, Unit
@@ -96,7 +96,7 @@ class Spot(NamedTuple):
     taken: int
 
 
-level_shift = compiled(x86.reach)
+level_shift = compiled(intel.reach)
 
 
 @compiled

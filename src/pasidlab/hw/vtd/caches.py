@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 from pasidlab.hw.cache import Cache
 from pasidlab.hw.pagetable.contract import Leaf, Start, WalkFault
-
-PAGE_LG2, INDEX_BITS = 12, 9
+from pasidlab.hw.pagetable.intel import INDEX_BITS, PAGE_LG2
 
 
 class Tag(NamedTuple):

@@ -168,7 +168,7 @@ class Decoder:
             self._pasids.put(raw, known)
         if isinstance(known, Check) or known.tag.pasid is None:
             return known
-        return known._replace(tag=known.tag._replace(pasid=pasid))
+        return known._replace(tag=Tag(known.did, pasid, known.tag.nested))
 
     def _paging_of(self, entry: PasidEntry) -> Paging:
         """Return what a legal entry says, tagged with PASID 0 where a PASID belongs into the tag."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pasidlab.hw.vtd.registers import Cap, Ecap
+from pasidlab.hw.features import check_values
+from pasidlab.hw.vtd.registers import Cap, Ecap, Ttm
 
 IOTLB_OFFSET, FAULT_RECORDING_OFFSET = 0x400, 0x500
 """Where the registers are that have no fixed place."""
@@ -88,14 +89,19 @@ class Features:
     stop_marker: bool = True
 
     def __post_init__(self) -> None:
-        for name, allowed in _ALLOWED.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"Features.{name}={value!r}: allowed are {_text(allowed)}")
+        check_values(self, _ALLOWED)
         if self.second_levels - {3, 4, 5}:
             raise ValueError(f"Features.second_levels={sorted(self.second_levels)}: allowed are 3, 4 and 5")
         if self.page_requests and not self.device_tlb:
             raise ValueError("Features.page_requests=True: allowed only with device_tlb=True")
+
+    def has_mode(self, mode: Ttm) -> bool:
+        """Whether the unit has a translation table mode."""
+        if mode is Ttm.SCALABLE:
+            return self.scalable
+        if mode is Ttm.ABORT_DMA:
+            return self.abort_dma
+        return mode is Ttm.LEGACY
 
     def cap(self) -> Cap:
         """Return CAP."""
@@ -154,9 +160,3 @@ _ALLOWED = {
     "domain_bits": range(4, 17, 2),
     "fault_records": range(1, 257),
 }
-
-
-def _text(allowed: range) -> str:
-    """Say which values a field may have."""
-    steps = "" if allowed.step == 1 else f", in steps of {allowed.step}"
-    return f"{allowed[0]} to {allowed[-1]}{steps}"

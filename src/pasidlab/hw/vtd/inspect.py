@@ -15,9 +15,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pasidlab.hw.looking import PendingQueue, stored
 from pasidlab.hw.pagetable.contract import Start
+from pasidlab.hw.pagetable.intel import INDEX_BITS, PAGE_LG2
 from pasidlab.hw.pagetable.listing import TableEntry, table_entries
 from pasidlab.hw.pagetable.vtd_second import SecondStage
-from pasidlab.hw.pagetable.x86 import INDEX_BITS, PAGE_LG2, X86Paging
+from pasidlab.hw.pagetable.x86 import X86Paging
 from pasidlab.hw.vtd.contexts import Decoder, DeviceContext, LegacyContext, Paging
 from pasidlab.hw.vtd.descriptors import descriptor_of
 from pasidlab.hw.vtd.legality import Check, beyond, directory_fault, legacy_root_fault, root_fault
@@ -127,10 +128,10 @@ def context_entries(
         if legacy_root_fault(root, unit.features) is None:
             yield from _entries(unit, source, root.ctp, LEGACY_CONTEXTS, LEGACY_CONTEXT_BYTES, ContextEntry)
         return
-    for number, half in enumerate(root.words):
+    for number, half in enumerate(map(RootEntry, root.words)):
         if root_fault(half, unit.features) is None:
             first = source + number * CONTEXTS
-            yield from _entries(unit, first, RootEntry(half).ctp, CONTEXTS, CONTEXT_BYTES, ScalableContextEntry)
+            yield from _entries(unit, first, half.ctp, CONTEXTS, CONTEXT_BYTES, ScalableContextEntry)
 
 
 def root_checks(unit: RemappingUnit, root: RootEntry | ScalableRootEntry) -> list[Check]:
@@ -138,7 +139,7 @@ def root_checks(unit: RemappingUnit, root: RootEntry | ScalableRootEntry) -> lis
     if isinstance(root, RootEntry):
         checks = [legacy_root_fault(root, unit.features)]
     else:
-        checks = [root_fault(half, unit.features) for half in root.words if half]
+        checks = [root_fault(RootEntry(half), unit.features) for half in root.words if half]
     return [check for check in checks if check is not None]
 
 

@@ -4,12 +4,11 @@ A write changes the fields that software may change and that this unit has, clea
 and takes effect at once, so that a command is complete when it has been written.
 
 Source: Intel VT-d 4.1, chapter 11.
-Decided where the architecture leaves a choice: a 64-bit access is two 32-bit ones, the lower first, also on
-neighbouring registers; any other size, and an address that is not a multiple of the size, reads zero and writes
-nothing, as do undefined offsets; of several commands in one write to GCMD the root table is set first, then
-translation is switched, then the invalidation queue; IQA does not change while the queue is on; invalidations by
-register are ignored (CAIG and IAIG are 0) while the queue is on, and work in scalable mode, too, though PASID entries
-are out of their reach; addresses of tables and queues have no bits from the host address width on.
+Decided where the architecture leaves a choice, beside what `mmio` says: undefined offsets read zero and ignore writes;
+of several commands in one write to GCMD the root table is set first, then translation is switched, then the
+invalidation queue; IQA does not change while the queue is on; invalidations by register are ignored (CAIG and IAIG are
+0) while the queue is on, and work in scalable mode, too, though PASID entries are out of their reach; addresses of
+tables and queues have no bits from the host address width on.
 Not modelled: see `features` and `registers`; commands whose feature is absent are ignored.
 """
 
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
+from pasidlab.hw.mmio import HALF, ProgrammingInterface
 from pasidlab.hw.vtd.faults import Faults
 from pasidlab.hw.vtd.features import FAULT_RECORDING_OFFSET, IOTLB_OFFSET, Features
 from pasidlab.hw.vtd.invalidation import command_context_cache, command_iotlb
@@ -55,14 +55,12 @@ from pasidlab.hw.vtd.signals import Event, Signals
 from pasidlab.hw.vtd.spec import SPEC
 from pasidlab.hw.vtd.target import InvalidationTarget
 from pasidlab.memory import Memory
-from pasidlab.rules import Faulted, Rule
+from pasidlab.rules import Rule
 from pasidlab.words import Word
 
 _RECORD_BYTES = FaultRecord.SIZE // 8
-_HALF = 0xFFFF_FFFF
 _VERSION = Ver(major=5)
 """The last major version in which CCMD and IOTLB invalidate; from 6 on only the queue does."""
-"""Of units that follow this revision of the architecture."""
 
 IQA_ON = Rule(
     "vtd.iqa-on",
@@ -209,7 +207,7 @@ def _cells() -> dict[int, Cell]:
     for offset, register in _TABLE.items():
         masks = [register.word.mask(*names) for names in (register.writable, register.cleared, register.hidden)]
         for shift in range(0, register.word.SIZE, 32):
-            half = _HALF << shift
+            half = HALF << shift
             cells[offset + shift // 8] = Cell(register, shift, *(mask & half for mask in masks))
     return cells
 
@@ -224,7 +222,7 @@ class Target(InvalidationTarget, PageRequestTarget, Protocol):
     """The rest of the unit: what invalidations and page requests reach."""
 
 
-class Interface:
+class Interface(ProgrammingInterface):
     """The registers, queues and events of one unit, as they are after reset.
 
     Attributes:
@@ -253,48 +251,17 @@ class Interface:
         self.invalidation = InvalidationQueue(memory, features, target, self, self.faults, self.signals)
         self.page_requests = PageRequests(memory, features, target, self.signals)
 
-    @property
-    def irq(self) -> Callable[[str], None] | None:
-        """Called with "fault", "invalidation" or "page_request" whenever that interrupt fires."""
-        return self.signals.irq
-
-    @irq.setter
-    def irq(self, callback: Callable[[str], None] | None) -> None:
-        self.signals.irq = callback
-
-    @property
-    def refused(self) -> Callable[[Faulted], None] | None:
-        """Called with the rule for every ignored write, lost record, and descriptor that is not carried out."""
-        return self.signals.refused
-
-    @refused.setter
-    def refused(self, callback: Callable[[Faulted], None] | None) -> None:
-        self.signals.refused = callback
-
     # --- memory-mapped access ------------------------------------------------------------------------------------
-
-    def mmio_read(self, offset: int, size: int) -> int:
-        """Return `size` bytes, 4 or 8, at a byte offset."""
-        if not _is_access(offset, size):
-            return 0
-        return sum(self._read32(offset + part) << 8 * part for part in range(0, size, 4))
-
-    def mmio_write(self, offset: int, value: int, size: int) -> None:
-        """Write `size` bytes, 4 or 8, at a byte offset."""
-        if not _is_access(offset, size):
-            return
-        for part in range(0, size, 4):
-            self._write32(offset + part, value >> 8 * part & _HALF)
 
     def _read32(self, offset: int) -> int:
         index, part = self._record_at(offset)
         if index is not None:
-            return self.faults.records[index] >> 8 * part & _HALF
+            return self.faults.records[index] >> 8 * part & HALF
         cell = _CELLS.get(offset)
         if cell is None or not self._has(cell.register.needs):
             return 0
         value: int = attrgetter(cell.register.path)(self)
-        return (value & ~cell.hidden) >> cell.shift & _HALF
+        return (value & ~cell.hidden) >> cell.shift & HALF
 
     def _write32(self, offset: int, value: int) -> None:
         index, part = self._record_at(offset)
@@ -307,7 +274,7 @@ class Interface:
 
     def _write_cell(self, cell: Cell, written: int) -> None:
         register = cell.register
-        owner, name = self._place(register)
+        owner, name = self._place(register.path)
         old = getattr(owner, name)
         writable = cell.writable & ~self._absent(register)
         new = register.word((old & ~writable | written & writable) & ~(written & cell.cleared))
@@ -318,11 +285,6 @@ class Interface:
         setattr(owner, name, new)
         if register.effect is not None:
             register.effect(self)
-
-    def _place(self, register: Register) -> tuple[Any, str]:
-        """Return the object and the attribute that hold a register."""
-        owner, _, name = register.path.rpartition(".")
-        return (attrgetter(owner)(self) if owner else self), name
 
     def _has(self, feature: str) -> bool:
         return not feature or bool(getattr(self.features, feature))
@@ -389,8 +351,3 @@ class Interface:
             reason = "it has no granularity, or reaches too far"
             self.signals.refuse(BY_REGISTER.fault(register=register, reason=reason))
         return granularity
-
-
-def _is_access(offset: int, size: int) -> bool:
-    """Whether an access has a size that registers have, and is aligned to it."""
-    return size in (4, 8) and offset % size == 0

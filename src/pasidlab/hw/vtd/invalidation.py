@@ -168,8 +168,8 @@ def _has_page_requests(features: Features) -> bool:
     return features.page_requests
 
 
-def _is_reserved(descriptor: Any, features: Features) -> bool:
-    return bool(descriptor.g is Granularity.RESERVED)
+def _is_reserved(descriptor: ContextCacheInvalidate | IotlbInvalidate, features: Features) -> bool:
+    return descriptor.g is Granularity.RESERVED
 
 
 def _is_reserved_pasid_iotlb(descriptor: PasidIotlbInvalidate, features: Features) -> bool:
@@ -180,8 +180,12 @@ def _is_reserved_pasid_cache(descriptor: PasidCacheInvalidate, features: Feature
     return descriptor.g is PasidCacheGranularity.RESERVED_2
 
 
-def _reaches_too_far(descriptor: Any, features: Features) -> bool:
-    return bool(descriptor.g == Granularity.SELECTIVE and descriptor.am > LARGEST_MASK)
+def _reaches_too_far(descriptor: IotlbInvalidate, features: Features) -> bool:
+    return descriptor.g is Granularity.SELECTIVE and descriptor.am > LARGEST_MASK
+
+
+def _reaches_too_far_in_pasid(descriptor: PasidIotlbInvalidate, features: Features) -> bool:
+    return descriptor.g is PasidIotlbGranularity.PAGES and descriptor.am > LARGEST_MASK
 
 
 def _drains_in_vain(descriptor: InvalidationWait, features: Features) -> bool:
@@ -239,14 +243,17 @@ class Entry(NamedTuple):
     checks: tuple[Check, ...] = ()
 
 
-_TOO_FAR = Check(MASK, _reaches_too_far)
 _NO_GRANULARITY = Check(GRANULARITY, _is_reserved)
 _DESCRIPTORS: dict[type[Descriptor], Entry] = {
     ContextCacheInvalidate: Entry(_context_cache, checks=(_NO_GRANULARITY,)),
-    IotlbInvalidate: Entry(_iotlb, checks=(_NO_GRANULARITY, _TOO_FAR)),
+    IotlbInvalidate: Entry(_iotlb, checks=(_NO_GRANULARITY, Check(MASK, _reaches_too_far))),
     DeviceTlbInvalidate: Entry(_device_tlb, _has_device_tlb),
     InvalidationWait: Entry(None, checks=(Check(NO_DRAIN, _drains_in_vain),)),
-    PasidIotlbInvalidate: Entry(_pasid_iotlb, _has_pasids, (Check(GRANULARITY, _is_reserved_pasid_iotlb), _TOO_FAR)),
+    PasidIotlbInvalidate: Entry(
+        _pasid_iotlb,
+        _has_pasids,
+        (Check(GRANULARITY, _is_reserved_pasid_iotlb), Check(MASK, _reaches_too_far_in_pasid)),
+    ),
     PasidCacheInvalidate: Entry(_pasid_cache, _has_pasids, (Check(GRANULARITY, _is_reserved_pasid_cache),)),
     PasidDeviceTlbInvalidate: Entry(_pasid_device_tlb, _has_pasids_and_device_tlb),
     PageGroupResponse: Entry(_page_group_response, _has_page_requests),

@@ -171,7 +171,7 @@ class InvalidationQueue:
         if self.iqt.qt >= self.size:
             return TAIL
         mode = self._control.root.ttm
-        if not _is_mode(mode, self._features):
+        if not self._features.has_mode(mode):
             return MODE
         return WIDTH if mode is Ttm.SCALABLE and not self.iqa.dw else None
 
@@ -207,12 +207,3 @@ class InvalidationQueue:
         self._signals.refuse(TIMED_OUT.fault(source=source))
         self._faults.note(ite=True)
         return False
-
-
-def _is_mode(mode: Ttm, features: Features) -> bool:
-    """Whether a unit has a translation table mode."""
-    if mode is Ttm.SCALABLE:
-        return features.scalable
-    if mode is Ttm.ABORT_DMA:
-        return features.abort_dma
-    return mode is Ttm.LEGACY

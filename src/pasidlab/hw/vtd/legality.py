@@ -287,12 +287,11 @@ def beyond(address: int, features: Features) -> bool:
     return address >> features.host_bits != 0
 
 
-def root_fault(half: int, features: Features) -> Check | None:
-    """Return the first check that fails of one half of a scalable-mode root entry; both have the same format."""
-    entry = RootEntry(half)
-    if not entry.p:
+def root_fault(half: RootEntry, features: Features) -> Check | None:
+    """Return the first check that fails of one half of a scalable-mode root entry; both have a legacy one's format."""
+    if not half.p:
         return ROOT_NOT_PRESENT
-    return ROOT_RESERVED if entry.reserved or beyond(entry.ctp, features) else None
+    return ROOT_RESERVED if half.reserved or beyond(half.ctp, features) else None
 
 
 def legacy_root_fault(entry: RootEntry, features: Features) -> Check | None:

@@ -15,9 +15,10 @@ or not legal belongs to every domain. What is cached of one translation table mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from pasidlab.hw.cache import Cache
 from pasidlab.hw.pagetable.contract import Touch, WalkFault
@@ -44,6 +45,10 @@ from pasidlab.hw.vtd.state import State
 from pasidlab.hw.vtd.structures import PASID_TABLE_BITS, PasidDirectoryEntry, PasidEntry, RootEntry
 from pasidlab.memory import Memory
 from pasidlab.rules import Rule
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 ROOT_READ = Rule("vtd.root-read", f"{SPEC}, 9.2", "present and legal", "the context table is known", source=SPEC)
 CONTEXT_READ = Rule(
@@ -77,6 +82,33 @@ class Refused:
 FoundPasid = Paging | Refused
 
 
+class _Step(NamedTuple):
+    """One kind of entry on the way to the page tables.
+
+    Attributes:
+        size: its bytes.
+        level: of the touches of such entries.
+        unreadable: the check that fails where memory does not answer.
+        legal: the rule that is applied to one that is present and legal.
+    """
+
+    size: int
+    level: int
+    unreadable: Check
+    legal: Rule
+
+
+_ROOT = _Step(ROOT_BYTES, ROOT_LEVEL, ROOT_ACCESS, ROOT_READ)
+_LEGACY_ROOT = _Step(ROOT_BYTES, ROOT_LEVEL, LEGACY_ROOT_ACCESS, ROOT_READ)
+_CONTEXT = _Step(CONTEXT_BYTES, CONTEXT_LEVEL, CONTEXT_ACCESS, CONTEXT_READ)
+_LEGACY_CONTEXT = _Step(LEGACY_CONTEXT_BYTES, CONTEXT_LEVEL, LEGACY_CONTEXT_ACCESS, CONTEXT_READ)
+_DIRECTORY = _Step(DIRECTORY_BYTES, DIRECTORY_LEVEL, DIRECTORY_ACCESS, DIRECTORY_READ)
+_PASID = _Step(PASID_BYTES, PASID_LEVEL, PASID_ACCESS, PASID_READ)
+_UNREADABLE = frozenset(
+    step.unreadable.reason for step in (_ROOT, _LEGACY_ROOT, _CONTEXT, _LEGACY_CONTEXT, _DIRECTORY, _PASID)
+)
+
+
 class Lookup:
     """The table side of one unit; `capacity` bounds each cache, 0 switches them off."""
 
@@ -94,74 +126,38 @@ class Lookup:
     def context(self, source_id: int, touches: list[Touch]) -> DeviceContext | Refused:
         """Return the scalable-mode context entry of a device."""
         found = self._contexts.get(source_id)
-        if found is None:
-            found = self._find_context(source_id, touches)
-            if not isinstance(found, Refused) or self._keeps(found):
-                self._contexts.put(source_id, found)
-        return found
+        return found or self._keep(self._contexts, source_id, self._find_context(source_id, touches))
 
     def _find_context(self, source_id: int, touches: list[Touch]) -> DeviceContext | Refused:
-        device = source_id & 0xFF
-        table = self._context_table(source_id, touches)
+        place = self._root_place(source_id)
+        table = self._read(_ROOT, place, lambda raw: self._context_table(raw, source_id), touches)
         if isinstance(table, Refused):
             return table
-        place = table + (device & 0x7F) * CONTEXT_BYTES
-        raw = self._fetch(place, CONTEXT_BYTES)
-        if raw is None:
-            return _refuse(CONTEXT_ACCESS, place, None, CONTEXT_LEVEL, touches)
-        context = self._decoder.context(raw)
-        if isinstance(context, Check):
-            return _refuse(context, place, raw, CONTEXT_LEVEL, touches)
-        touches.append(Touch(place, raw, CONTEXT_READ, 0, CONTEXT_LEVEL))
-        return context
+        return self._read(_CONTEXT, table + (source_id & 0x7F) * CONTEXT_BYTES, self._decoder.context, touches)
 
-    def _context_table(self, source_id: int, touches: list[Touch]) -> int | Refused:
+    def _context_table(self, root: int, source_id: int) -> int | Check:
         """Return the address of the context table of a device, from its half of the root entry."""
-        place, raw = self._read_root(source_id)
-        if raw is None:
-            return _refuse(ROOT_ACCESS, place, None, ROOT_LEVEL, touches)
-        half = raw >> _HALF if source_id & 0x80 else raw & (1 << _HALF) - 1
-        bad = root_fault(half, self._features)
-        if bad is not None:
-            return _refuse(bad, place, raw, ROOT_LEVEL, touches)
-        touches.append(Touch(place, raw, ROOT_READ, 0, ROOT_LEVEL))
-        return RootEntry(half).ctp
+        half = RootEntry(root >> _HALF if source_id & 0x80 else root & (1 << _HALF) - 1)
+        return root_fault(half, self._features) or half.ctp
 
     def legacy_context(self, source_id: int, touches: list[Touch]) -> LegacyContext | Refused:
         """Return the legacy context entry of a device."""
         found = self._legacy_contexts.get(source_id)
-        if found is None:
-            found = self._find_legacy_context(source_id, touches)
-            if not isinstance(found, Refused) or self._keeps(found):
-                self._legacy_contexts.put(source_id, found)
-        return found
+        return found or self._keep(self._legacy_contexts, source_id, self._find_legacy_context(source_id, touches))
 
     def _find_legacy_context(self, source_id: int, touches: list[Touch]) -> LegacyContext | Refused:
-        place, raw = self._read_root(source_id)
-        if raw is None:
-            return _refuse(LEGACY_ROOT_ACCESS, place, None, ROOT_LEVEL, touches)
-        root = RootEntry(raw)
-        bad = legacy_root_fault(root, self._features)
-        if bad is not None:
-            return _refuse(bad, place, raw, ROOT_LEVEL, touches)
-        touches.append(Touch(place, raw, ROOT_READ, 0, ROOT_LEVEL))
-        place = root.ctp + (source_id & 0xFF) * LEGACY_CONTEXT_BYTES
-        raw = self._fetch(place, LEGACY_CONTEXT_BYTES)
-        if raw is None:
-            return _refuse(LEGACY_CONTEXT_ACCESS, place, None, CONTEXT_LEVEL, touches)
-        context = self._decoder.legacy_context(raw)
-        if isinstance(context, Check):
-            return _refuse(context, place, raw, CONTEXT_LEVEL, touches)
-        touches.append(Touch(place, raw, CONTEXT_READ, 0, CONTEXT_LEVEL))
-        return context
+        table = self._read(_LEGACY_ROOT, self._root_place(source_id), self._legacy_context_table, touches)
+        if isinstance(table, Refused):
+            return table
+        place = table + (source_id & 0xFF) * LEGACY_CONTEXT_BYTES
+        return self._read(_LEGACY_CONTEXT, place, self._decoder.legacy_context, touches)
 
-    def _read_root(self, source_id: int) -> tuple[int, int | None]:
-        place = self._state.root.rta + (source_id >> 8) * ROOT_BYTES
-        return place, self._fetch(place, ROOT_BYTES)
+    def _legacy_context_table(self, root: int) -> int | Check:
+        entry = RootEntry(root)
+        return legacy_root_fault(entry, self._features) or entry.ctp
 
-    def _keeps(self, bad: Refused) -> bool:
-        """Whether an entry that refuses requests is cached; one that could not be read never is."""
-        return self._features.caching_mode and bad.reason not in _UNREADABLE
+    def _root_place(self, source_id: int) -> int:
+        return self._state.root.rta + (source_id >> 8) * ROOT_BYTES
 
     # --- PASID directory and table -----------------------------------------------------------------------------
 
@@ -178,42 +174,47 @@ class Lookup:
         return self._pasid(source_id, context, pasid, touches)
 
     def _pasid(self, source_id: int, context: DeviceContext, pasid: int, touches: list[Touch]) -> FoundPasid:
-        found = self._pasids.get((source_id, pasid))
-        if found is None:
-            found = self._find_pasid(context, pasid, touches)
-            if not isinstance(found, Refused) or self._keeps(found):
-                self._pasids.put((source_id, pasid), found)
+        key = source_id, pasid
+        found = self._pasids.get(key) or self._keep(self._pasids, key, self._find_pasid(context, pasid, touches))
         return found if found.fpd or not context.fpd else _silenced(found)
 
     def _find_pasid(self, context: DeviceContext, pasid: int, touches: list[Touch]) -> FoundPasid:
         place = context.directory + (pasid >> PASID_TABLE_BITS) * DIRECTORY_BYTES
-        raw = self._fetch(place, DIRECTORY_BYTES)
-        if raw is None:
-            return _refuse(DIRECTORY_ACCESS, place, None, DIRECTORY_LEVEL, touches)
+        above = self._read(_DIRECTORY, place, self._directory_entry, touches)
+        if isinstance(above, Refused):
+            return above
+        place = above.smptblptr + (pasid & (1 << PASID_TABLE_BITS) - 1) * PASID_BYTES
+        found = self._read(_PASID, place, lambda raw: self._decoder.pasid(raw, pasid), touches)
+        return _silenced(found) if above.fpd and not found.fpd else found
+
+    def _directory_entry(self, raw: int) -> PasidDirectoryEntry | Check:
         entry = PasidDirectoryEntry(raw)
-        bad = directory_fault(entry, self._features)
-        if bad is not None:
-            return _refuse(bad, place, raw, DIRECTORY_LEVEL, touches)
-        touches.append(Touch(place, raw, DIRECTORY_READ, 0, DIRECTORY_LEVEL))
-        found = self._read_pasid_entry(entry.smptblptr, pasid, touches)
-        return _silenced(found) if entry.fpd and not found.fpd else found
+        return directory_fault(entry, self._features) or entry
 
-    def _read_pasid_entry(self, table: int, pasid: int, touches: list[Touch]) -> FoundPasid:
-        place = table + (pasid & (1 << PASID_TABLE_BITS) - 1) * PASID_BYTES
-        raw = self._fetch(place, PASID_BYTES)
-        if raw is None:
-            return _refuse(PASID_ACCESS, place, None, PASID_LEVEL, touches)
-        paging = self._decoder.pasid(raw, pasid)
-        if isinstance(paging, Check):
-            return _refuse(paging, place, raw, PASID_LEVEL, touches)
-        touches.append(Touch(place, raw, PASID_READ, 0, PASID_LEVEL))
-        return paging
+    # --- any entry ---------------------------------------------------------------------------------------------
 
-    def _fetch(self, address: int, size: int) -> int | None:
-        if beyond(address, self._features):
-            return None
-        data = self._memory.load(address, size)
-        return None if data is None else int.from_bytes(data, "little")
+    def _read(self, step: _Step, place: int, decode: Callable[[int], T | Check], touches: list[Touch]) -> T | Refused:
+        """Read an entry, and return what `decode` makes of it."""
+        size, level, unreadable, legal = step
+        data = None if beyond(place, self._features) else self._memory.load(place, size)
+        if data is None:
+            return _refuse(unreadable, place, None, level, touches)
+        raw = int.from_bytes(data, "little")
+        found = decode(raw)
+        if isinstance(found, Check):
+            return _refuse(found, place, raw, level, touches)
+        touches.append(Touch(place, raw, legal, 0, level))
+        return found
+
+    def _keep(self, cache: Cache[K, V], key: K, found: V) -> V:
+        """Cache what was found, if it may be cached, and return it."""
+        if not isinstance(found, Refused) or self._keeps(found):
+            cache.put(key, found)
+        return found
+
+    def _keeps(self, bad: Refused) -> bool:
+        """Whether an entry that refuses requests is cached; one that could not be read never is."""
+        return self._features.caching_mode and bad.reason not in _UNREADABLE
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -261,17 +262,6 @@ class Lookup:
 
 _IGNORED = (0, 4, 6, 7)
 """The bits of the function number that do not count, by function mask."""
-_UNREADABLE = frozenset(
-    check.reason
-    for check in (
-        ROOT_ACCESS,
-        CONTEXT_ACCESS,
-        LEGACY_ROOT_ACCESS,
-        LEGACY_CONTEXT_ACCESS,
-        DIRECTORY_ACCESS,
-        PASID_ACCESS,
-    )
-)
 
 
 def _refuse(check: Check, place: int, raw: int | None, level: int, touches: list[Touch]) -> Refused:

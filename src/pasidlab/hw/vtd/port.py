@@ -17,6 +17,7 @@ from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Transferred
 from pasidlab.hw.vtd.records import PageRequest, ResponseCode
 from pasidlab.hw.vtd.request import Blocked, Request, TranslationCompletion
 from pasidlab.hw.vtd.unit import RemappingUnit
+from pasidlab.memory import PAGE_SIZE
 
 GROUPS = 1 << 9
 """How many page request groups can be outstanding."""
@@ -153,7 +154,7 @@ class DmaPort:
             wr=write,
             lpig=True,
             prgi=index,
-            addr=request.address & -4096,
+            addr=request.address & -PAGE_SIZE,
         )
         self.unit.page_request(message)
         return index

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pasidlab.hw.pagetable.contract import WalkFault
-from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Translated
+from pasidlab.hw.transaction import Ats, AtsStatus, Operation, Translated, place_of
 from pasidlab.hw.vtd.records import FaultRecord, Reason
 from pasidlab.hw.vtd.structures import PASID_BITS, SOURCE_ID_BITS
 from pasidlab.rules import Rule
@@ -101,7 +101,4 @@ def facts(request: Request, fault: WalkFault | None = None) -> dict[str, object]
     `source`, `pasid`, `address`, `stage` and `level`; `entry` is whose entry of the PASID table serves the request.
     """
     pasid, entry = ("no PASID", "RID_PASID") if request.pasid is None else (f"PASID {request.pasid:#x}",) * 2
-    address = request.address if fault is None else fault.address
-    stage, level = (0, 0) if fault is None else (fault.stage, fault.level)
-    what = {"pasid": pasid, "entry": entry, "address": address, "stage": stage, "level": level}
-    return {"source": request.source_id} | what
+    return {"source": request.source_id, "pasid": pasid, "entry": entry} | place_of(request, fault)

@@ -13,10 +13,8 @@ callback with the event's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from pasidlab.hw.mmio import Listeners
 from pasidlab.hw.vtd.registers import EventAddress, EventControl, EventData, EventUpperAddress
-from pasidlab.rules import Faulted
 
 STORM = 1024
 """How often in a row software can be told of an event that it causes itself."""
@@ -62,7 +60,7 @@ class Event:
         self.control = self.control.replace(ip=False)
 
 
-class Signals:
+class Signals(Listeners):
     """The three events.
 
     `irq` is called with "fault", "invalidation" or "page_request" whenever that message is sent. `refused` is called
@@ -70,12 +68,11 @@ class Signals:
     hardware does that. While `held`, messages wait.
     """
 
-    __slots__ = ("fault", "held", "invalidation", "irq", "page_request", "refused")
+    __slots__ = ("fault", "held", "invalidation", "page_request")
 
     def __init__(self) -> None:
+        super().__init__()
         self.held = False
-        self.irq: Callable[[str], None] | None = None
-        self.refused: Callable[[Faulted], None] | None = None
         self.fault = Event("fault", self)
         self.invalidation = Event("invalidation", self)
         self.page_request = Event("page_request", self)
@@ -85,8 +82,3 @@ class Signals:
         self.held = False
         for event in (self.fault, self.invalidation, self.page_request):
             event.deliver()
-
-    def refuse(self, why: Faulted) -> None:
-        """Tell whoever wants to know that something was not done, and why."""
-        if self.refused is not None:
-            self.refused(why)

@@ -38,7 +38,7 @@ WHOLE = 52
 """log2 of the bytes that a pass-through covers: all of memory."""
 INTERRUPT_RANGE = 0xFEE
 """The MiB of addresses that are interrupts, not memory."""
-_MIB = 20
+MIB_LG2 = 20
 
 
 def _rule(name: str, where: str, check: str, why: str) -> Rule:
@@ -120,7 +120,7 @@ class Translator:
     def translate(self, request: Request, touches: list[Touch]) -> Outcome:
         """Translate an untranslated request; faults are recorded."""
         write = request.access is Operation.WRITE
-        if request.pasid is None and request.address >> _MIB == INTERRUPT_RANGE and write:
+        if request.pasid is None and request.address >> MIB_LG2 == INTERRUPT_RANGE and write:
             return Blocked(request, INTERRUPT, Reason.NONE)
         if not self.state.te:
             return self._while_disabled(request)
@@ -149,12 +149,10 @@ class Translator:
 
     def mode_fault(self) -> Refused | None:
         """Return why the table mode lets no request pass, if so."""
-        ttm, features = self.state.root.ttm, self.features
-        if ttm is Ttm.LEGACY or (ttm is Ttm.SCALABLE and features.scalable):
-            return None
-        if ttm is Ttm.ABORT_DMA and features.abort_dma:
-            return Refused(ABORT_DMA)
-        return Refused(TTM_INVALID, Reason.ROOT_TABLE_ADDRESS)
+        mode = self.state.root.ttm
+        if not self.features.has_mode(mode):
+            return Refused(TTM_INVALID, Reason.ROOT_TABLE_ADDRESS)
+        return Refused(ABORT_DMA) if mode is Ttm.ABORT_DMA else None
 
     def find(self, request: Request, touches: list[Touch]) -> Found | Refused:
         """Find how a request is translated: all checks before page tables, in order."""
@@ -206,8 +204,8 @@ class Translator:
         if paging.stage is None:
             return self._pass_through(request, paging)
         address = request.address
-        if request.pasid is None and address >> _MIB == INTERRUPT_RANGE:
-            return _in_interrupt_range(paging)
+        if request.pasid is None and address >> MIB_LG2 == INTERRUPT_RANGE:
+            return in_interrupt_range(paging.legacy, paging.fpd)
         leaf = self.tlb.lookup(paging.tag, address, wanted)
         if leaf is not None:
             return _arrive(leaf, address, paging, TLB_HIT)
@@ -222,10 +220,9 @@ class Translator:
     def _pass_through(self, request: Request, paging: Paging) -> Translated | Refused:
         address = request.address
         if address >> paging.limit:
-            reason = Reason.LEGACY_BEYOND_MGAW if paging.legacy else Reason.BEYOND_HOST_WIDTH
-            return Refused(PASS_WIDTH, reason, paging.fpd)
-        if address >> _MIB == INTERRUPT_RANGE:
-            return _in_interrupt_range(paging)
+            return too_wide(PASS_WIDTH, paging.legacy, paging.fpd)
+        if address >> MIB_LG2 == INTERRUPT_RANGE:
+            return in_interrupt_range(paging.legacy, paging.fpd)
         return Translated(address, WHOLE, ALL_RIGHTS, PASSED)
 
     def _known_absent(self, paging: Paging, address: int) -> WalkFault | None:
@@ -259,17 +256,22 @@ def refuse(check: Check, fpd: bool = False) -> Refused:
     return Refused(check.rule, check.reason, fpd)
 
 
-def _in_interrupt_range(paging: Paging) -> Refused:
-    reason = Reason.LEGACY_INTERRUPT_RANGE if paging.legacy else Reason.INTERRUPT_RANGE
-    return Refused(OUTPUT_INTERRUPT, reason, paging.fpd)
+def too_wide(rule: Rule, legacy: bool, fpd: bool) -> Refused:
+    """Refuse an address that is not translated and too wide, by a rule."""
+    return Refused(rule, Reason.LEGACY_BEYOND_MGAW if legacy else Reason.BEYOND_HOST_WIDTH, fpd)
+
+
+def in_interrupt_range(legacy: bool, fpd: bool) -> Refused:
+    """Refuse an access that leads to where interrupts are, not memory."""
+    return Refused(OUTPUT_INTERRUPT, Reason.LEGACY_INTERRUPT_RANGE if legacy else Reason.INTERRUPT_RANGE, fpd)
 
 
 def _arrive(leaf: Leaf, address: int, paging: Paging, rule: Rule) -> Translated | Refused:
     """Return where a translation leads for an address of its page."""
     offset = (1 << leaf.lg2) - 1
     output = leaf.output & ~offset | address & offset
-    if output >> _MIB == INTERRUPT_RANGE:
-        return _in_interrupt_range(paging)
+    if output >> MIB_LG2 == INTERRUPT_RANGE:
+        return in_interrupt_range(paging.legacy, paging.fpd)
     return Translated(output, leaf.lg2, leaf.rights, rule)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy.typing as npt
 
 from pasidlab.hw.pagetable.contract import Touch
-from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated
+from pasidlab.hw.transaction import Ats, Operation, Transferred, Translated, check_access, move
 from pasidlab.hw.vtd import ats
 from pasidlab.hw.vtd.caches import Tlb
 from pasidlab.hw.vtd.features import Features
@@ -26,7 +26,7 @@ from pasidlab.hw.vtd.page_requests import PageRequests
 from pasidlab.hw.vtd.records import PageRequest, Reason
 from pasidlab.hw.vtd.request import Blocked, Outcome, Request, TranslationCompletion
 from pasidlab.hw.vtd.translate import Translator
-from pasidlab.memory import PAGE_SIZE, Memory
+from pasidlab.memory import Memory
 from pasidlab.rules import Rule
 
 if TYPE_CHECKING:  # importing it imports numba, which takes longer than most runs of the model
@@ -134,20 +134,13 @@ class RemappingUnit:
         return self._transfer(request, Operation.WRITE, len(data), data)
 
     def _transfer(self, request: Request, access: Operation, size: int, data: bytes | None) -> Transferred | Blocked:
-        if request.ats is Ats.TRANSLATION_REQUEST or request.address % PAGE_SIZE + size > PAGE_SIZE:
-            raise ValueError(f"{request}: {size} bytes are no access within {PAGE_SIZE} bytes")
+        check_access(request, size)
         if request.access is not access:
             request = replace(request, access=access)
         outcome = self._translate(request, [])
         if not isinstance(outcome, Translated):
             return outcome
-        if data is None:
-            loaded = self.memory.load(outcome.address, size)
-        else:
-            loaded = data if self.memory.store(outcome.address, data) else None
-        if loaded is None:
-            return Blocked(request, OUTPUT_ABORT, Reason.NONE)
-        return Transferred(outcome.address, loaded)
+        return move(self.memory, outcome.address, size, data) or Blocked(request, OUTPUT_ABORT, Reason.NONE)
 
     def page_request(self, request: PageRequest) -> None:
         """Take a page request of a device: it goes into the queue, or is answered."""

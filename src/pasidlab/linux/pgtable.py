@@ -126,14 +126,13 @@ def pte_offset_map(mm: MmStruct, address: int) -> int | None:
     tables = kernel.pgtable
     if mm.pgd_page is None or address >> tables.va_bits:
         return None
-    table = mm.pgd_page
-    *upper, last = tables.index_shifts
-    for shift in upper:
-        below = tables.table_page(ptep_get(kernel.memory, _slot(kernel, table, address, shift)))
+    memory, table, index = kernel.memory, mm.pgd_page, (1 << kernel.page_shift - 3) - 1
+    for shift in tables.index_shifts[:-1]:
+        below = tables.table_page(ptep_get(memory, table + 8 * (address >> shift & index)))
         if below is None:
             return None
         table = below
-    return _slot(kernel, table, address, last)
+    return table + 8 * (address >> kernel.page_shift & index)
 
 
 def pte_alloc_map(mm: MmStruct, address: int) -> int:

@@ -13,7 +13,7 @@ encryption, the kernel's half of the first table.
 
 from __future__ import annotations
 
-from pasidlab.hw.pagetable.paging_entries import PageEntry, PagingTable
+from pasidlab.hw.pagetable.paging_entries import PageEntry
 from pasidlab.linux.pgtable import EXEC, READ, WRITE, ptep_get, set_pte
 from pasidlab.memory import Memory
 
@@ -73,8 +73,7 @@ class X86PageTables:
 
     def table_page(self, entry: int) -> int | None:
         """Return the table that an entry leads to, or None while it is empty."""
-        table = PagingTable(entry)
-        return table.next_table if table.p else None
+        return entry & _PTE_PFN_MASK if entry & _PAGE_PRESENT else None
 
     # --- entries ---------------------------------------------------------------------------------------------
 

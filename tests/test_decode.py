@@ -243,6 +243,13 @@ class TestCommand:
         assert "RESERVED BITS ARE SET: 62, 11" in pasidlab("decode", "vtd.second_table", hex(1 << 62 | 0x0803)).out
         assert "RESERVED BITS ARE SET: 20:13" in pasidlab("decode", "x86.large", "0x1ff0e7").out
 
+    def test_a_tlp_of_another_kind_is_told_as_such(self, pasidlab: Command) -> None:
+        assert "accepted by a receiver" in pasidlab("decode", "pcie.pasid_prefix", "--bytes", "91012345").out
+        for form, word in (("pcie.pasid_prefix", "0"), ("pcie.page_request", "0 0"), ("pcie.prg_response", "0 0")):
+            done = pasidlab("decode", form, *word.split())
+            assert "refused with malformed TLP" in done.out
+            assert "pcie.other-kind" in done.out
+
     def test_json_is_one_object_an_entry(self, pasidlab: Command) -> None:
         record = json.loads(pasidlab("decode", "smmuv3.l1std", "0x8000000080008009", "--json").out)
         assert record["format"] == "smmuv3.l1std"

@@ -101,6 +101,7 @@ _NO_KIND: Mapping[str, int] = {}
 class PasidPrefix(BigEndianWord, size=32):
     """PASID TLP prefix, in front of a header (6.20)."""
 
+    KIND: ClassVar[Mapping[str, int]] = {"fmt": Fmt.PREFIX, "type_": PASID_PREFIX_TYPE}
     fmt = bits(31, 29, Fmt)
     type_ = bits(28, 24, names={PASID_PREFIX_TYPE: "PASID"})
     pmr = flag(23, "privileged mode requested")
@@ -110,7 +111,7 @@ class PasidPrefix(BigEndianWord, size=32):
     @classmethod
     def make(cls, pasid: int, *, pmr: bool = False, exe: bool = False) -> Self:
         """Build the prefix for a PASID."""
-        return cls(fmt=Fmt.PREFIX, type_=PASID_PREFIX_TYPE, pmr=pmr, exe=exe, pasid=pasid)
+        return cls(**cls.KIND, pmr=pmr, exe=exe, pasid=pasid)
 
 
 # --- what headers of one size share ------------------------------------------------------------------------------

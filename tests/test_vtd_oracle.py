@@ -167,7 +167,7 @@ class Oracle:
         address = self.request.address
         top = address >> 9 * levels + 11
         self.check(top in (0, (1 << 64 - 9 * levels - 11) - 1), 0x80)
-        table, rights, nxe = field(entry, 191, 140) << 12 & (1 << 52) - 1, 6, entry >> 133 & 1
+        table, rights, nxe = field(entry, 191, 140) << 12, 6, entry >> 133 & 1
         executes = True
         for level in range(levels, 0, -1):
             place = table + (address >> 9 * level + 3 & 511) * 8

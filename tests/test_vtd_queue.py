@@ -333,10 +333,9 @@ def test_the_queue_needs_a_translation_table_mode_that_exists(mode: Ttm, feature
     [
         (DeviceTlbInvalidate, {"device_tlb": False, "page_requests": False}),
         (PasidDeviceTlbInvalidate, {"device_tlb": False, "page_requests": False}),
-        (PasidDeviceTlbInvalidate, {"pasid_bits": 0}),
-        (PasidIotlbInvalidate, {"pasid_bits": 0}),
+        (PasidDeviceTlbInvalidate, {"scalable": False}),
         (PasidIotlbInvalidate, {"scalable": False}),
-        (PasidCacheInvalidate, {"pasid_bits": 0}),
+        (PasidCacheInvalidate, {"scalable": False}),
         (PageGroupResponse, {"page_requests": False}),
     ],
 )
@@ -346,6 +345,14 @@ def test_a_descriptor_of_an_absent_feature_is_unknown(kind: type[Descriptor], mi
         rig = started(dw=features.get("scalable", True), **features)
         rig.put(good)
         assert stopped(rig) is error
+
+
+@pytest.mark.parametrize("kind", [PasidCacheInvalidate, PasidIotlbInvalidate, PasidDeviceTlbInvalidate])
+def test_a_unit_without_pasids_has_pasid_entries_all_the_same(kind: type[Descriptor]) -> None:
+    """Requests without PASID go by the entry of RID_PASID, whose caches software must be able to flush."""
+    rig = started(pasid_bits=0)
+    rig.put(next(one for one in ONE_EACH if type(one) is kind))
+    assert stopped(rig) is None
 
 
 # --- waits ---------------------------------------------------------------------------------------------------------

@@ -277,11 +277,15 @@ def test_nested_translation_grants_what_both_stages_grant() -> None:
     assert world.blocked()[1] == Reason.NO_USER
 
 
-def test_a_first_stage_table_beyond_the_second_stage() -> None:
+@pytest.mark.parametrize("bit", [39, 51, 52, 56, 63])
+def test_a_first_stage_table_beyond_the_second_stage_at_any_bit_of_its_address(bit: int) -> None:
     world = World()
-    world.nested(3)
-    world.pasid(pgtt=NESTED, aw=1, ssptptr=World().root_table, fsptptr=1 << 39)
+    first, second = world.nested(3)
+    world.pasid(pgtt=NESTED, aw=1, ssptptr=second.root, fsptptr=first.root | 1 << bit)
     assert world.blocked() == ("vtd.second-range", Reason.FIRST_BEYOND_MGAW)
+
+
+def test_a_first_stage_entry_beyond_the_second_stage() -> None:
     world = World()
     first, _ = world.nested(3)
     first.put(VA, 1 << 39 | USER_PAGE, 3)

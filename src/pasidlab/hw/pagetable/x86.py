@@ -154,7 +154,7 @@ class X86Paging(IntelPaging):
         if (address + (1 << bits - 1) & _ALL_ONES) >> bits:
             return _NOT_CANONICAL
         levels = _levels(self.levels, self.host_bits, self.nxe, self.pages_1g)
-        return Start(self.table & ADDRESS, levels, address & (1 << bits) - 1)
+        return Start(self.table >> PAGE_LG2 << PAGE_LG2, levels, address & (1 << bits) - 1)
 
     def read(self, entry: int, level: Level) -> Reading:
         """Decide what an entry is: present, page size, reserved bits."""

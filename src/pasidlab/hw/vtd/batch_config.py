@@ -231,7 +231,7 @@ def prepare(unit: Unit) -> None:
 @compiled
 def prepare_first(stage: Stage, word: int, nested: int) -> None:
     """Make the first stage ready, from the word of a PASID entry that describes it."""
-    stage.table = part(word, PASID.fsptptr) & ADDRESS
+    stage.table = part(word, PASID.fsptptr)
     stage.levels = 4 + part(word, PASID.fspm)
     stage.shape = part(word, PASID.nxe) | nested << 1
     stage.mode = part(word, PASID.wpe) | part(word, PASID.smep) << 1

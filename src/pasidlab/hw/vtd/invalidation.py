@@ -156,12 +156,13 @@ def _has_device_tlb(features: Features) -> bool:
     return features.device_tlb
 
 
-def _has_pasids(features: Features) -> bool:
-    return features.scalable and features.pasid_bits > 0
+def _has_pasid_tables(features: Features) -> bool:
+    """Whether there is scalable mode, where requests without PASID have a PASID entry too, whatever ECAP.PASID says."""
+    return features.scalable
 
 
-def _has_pasids_and_device_tlb(features: Features) -> bool:
-    return _has_pasids(features) and features.device_tlb
+def _has_pasid_tables_and_device_tlb(features: Features) -> bool:
+    return _has_pasid_tables(features) and features.device_tlb
 
 
 def _has_page_requests(features: Features) -> bool:
@@ -251,11 +252,11 @@ _DESCRIPTORS: dict[type[Descriptor], Entry] = {
     InvalidationWait: Entry(None, checks=(Check(NO_DRAIN, _drains_in_vain),)),
     PasidIotlbInvalidate: Entry(
         _pasid_iotlb,
-        _has_pasids,
+        _has_pasid_tables,
         (Check(GRANULARITY, _is_reserved_pasid_iotlb), Check(MASK, _reaches_too_far_in_pasid)),
     ),
-    PasidCacheInvalidate: Entry(_pasid_cache, _has_pasids, (Check(GRANULARITY, _is_reserved_pasid_cache),)),
-    PasidDeviceTlbInvalidate: Entry(_pasid_device_tlb, _has_pasids_and_device_tlb),
+    PasidCacheInvalidate: Entry(_pasid_cache, _has_pasid_tables, (Check(GRANULARITY, _is_reserved_pasid_cache),)),
+    PasidDeviceTlbInvalidate: Entry(_pasid_device_tlb, _has_pasid_tables_and_device_tlb),
     PageGroupResponse: Entry(_page_group_response, _has_page_requests),
 }
 """What this unit can have; without interrupt remapping there is no interrupt entry cache to invalidate."""

@@ -85,6 +85,16 @@ def test_privileged_work_needs_privileged_mode_of_the_pasid_capability():
     assert {privileged for *_, privileged in rig.memory.log} == {True}
 
 
+@pytest.mark.parametrize("opcode", [Opcode.MEMMOVE, Opcode.BATCH, 0x7F])
+def test_without_privileged_mode_no_record_tells_of_the_privilege_but_swerr_does(opcode):
+    rig = Rig()
+    data = build(opcode, Flags.CRAV | Flags.RCR, source=SRC, destination=DST, size=4, completion_addr=REC)
+    rig.send(data, priv=True)
+    assert (rig.done[0].status, rig.done[0].recorded) == (Status.BAD_PRIV, False)
+    assert (rig.hw.swerr.error, rig.hw.swerr.priv, rig.hw.swerr.pasid) == (Status.BAD_PRIV, True, A)
+    assert rig.memory.log == []
+
+
 def test_reserved_bits_of_dword_0_are_refused():
     rig = Rig()
     rig.send(NOOP, A | 1 << 20)
@@ -630,6 +640,11 @@ def test_capabilities_are_read_only():
         rig.write(offset, (1 << 8 * size) - 1, size)
         assert rig.hw.mmio_read(offset, size) == before != 0
         assert word(before).reserved == 0
+
+
+def test_queues_have_ats_and_prs_and_can_be_shared_or_dedicated():
+    wqcap = Wqcap(Rig().hw.mmio_read(reg.WQCAP, 8))
+    assert (wqcap.wq_ats_support, wqcap.wq_prs_support, wqcap.shared_mode, wqcap.dedicated_mode) == (True,) * 4
 
 
 def test_the_tables_are_where_the_register_says():

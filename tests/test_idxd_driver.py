@@ -15,6 +15,7 @@ from pasidlab.devices.idxd import registers as reg
 from pasidlab.devices.idxd.descriptors import Flags, Opcode, Status, build
 from pasidlab.devices.idxd.driver import WqType
 from pasidlab.devices.idxd.library import OPERATIONS, SOURCE_PAGE, Request
+from pasidlab.devices.idxd.operations import crc32c
 from pasidlab.devices.idxd.refusals import Scmd
 from pasidlab.devices.idxd.registers import Command, CommandError, Portal, WqState, portal_offset
 from pasidlab.drivers.hardware import Seen, seen_as
@@ -30,9 +31,10 @@ RW, REC = 0x1000_0000, 0x1000_2000
 ENQCMD, MOVDIR64B = Instruction.ENQCMD, Instruction.MOVDIR64B
 
 
-def machine(cpu: CpuSpec | None = None, iommu: IommuSpec | None = None, **keys: Any) -> Machine:
+def machine(cpu: CpuSpec | None = None, iommu: IommuSpec | None = None, kernel: str = "v7.3", **keys: Any) -> Machine:
     device = {"name": "dsa0", "iommu": "iommu0", "kind": "dsa", "pasid_bits": 8} | keys
     spec = MachineSpec(
+        kernel=kernel,
         cpu=cpu or CpuSpec(arch="x86"),
         iommu=[iommu or IommuSpec("iommu0")],
         device=[DeviceSpec(**device)],
@@ -77,7 +79,7 @@ def test_probe_enables_a_queue_for_user_space_and_one_for_the_kernel():
     own = idxd(machine()).driver
     assert [own.wq_state(wq) for wq in own.wqs[:3]] == [WqState.ENABLED, WqState.ENABLED, WqState.DISABLED]
     assert (own.wqs[0].type, own.wqs[1].type) == (WqType.USER, WqType.KERNEL)
-    assert (own.pasid, own.pasid_enabled, own.cmd_status) == (1, True, 0)
+    assert (own.pasid, own.kernel_pasid_enabled, own.cmd_status) == (1, True, 0)
 
 
 def test_shared_queues_have_pasid_enable_and_number_0():
@@ -88,15 +90,98 @@ def test_shared_queues_have_pasid_enable_and_number_0():
 def test_without_a_number_for_the_kernel_it_has_no_queue():
     own = idxd(machine(kernel_pasid=False)).driver
     assert [own.wq_state(wq) for wq in own.wqs[:2]] == [WqState.ENABLED, WqState.DISABLED]
-    assert (own.pasid_enabled, own.user_pasid_enabled) == (False, True)
+    assert (own.kernel_pasid_enabled, own.pasid_enabled) == (False, True)
+
+
+def test_sysfs_pasid_enabled_is_about_user_queues_and_not_about_the_kernels_number():
+    own = idxd(machine()).driver
+    assert (own.pasid_enabled, own.kernel_pasid_enabled) == (True, True)
+    own.user_pasid_enabled = False
+    assert (own.pasid_enabled, own.kernel_pasid_enabled) == (False, True)
+
+
+VTD = {"name": "iommu0", "model": "intel-vtd"}
+REFUSED_SVA = [
+    ({"iommu": IommuSpec("iommu0", sva=False)}, "cannot share page tables"),
+    ({"iommu": IommuSpec(**VTD), "ats": False}, "has not both PASID and ATS switched on"),
+    ({"iommu": IommuSpec(**VTD), "pasid_enabled": False}, "has not both PASID and ATS switched on"),
+    ({"iommu": IommuSpec(**VTD, five_level=False), "cpu": CpuSpec(arch="x86", la57=True)}, "5 levels"),
+    ({"iommu": IommuSpec("iommu0"), "pasid_bits": None}, "has no PASIDs"),
+]
+
+
+@pytest.mark.parametrize(("keys", "why"), REFUSED_SVA)
+@pytest.mark.parametrize("kernel", ["v6.12", "v6.15"])
+def test_before_6_16_a_refusal_of_sva_leaves_no_pasids_for_users_and_none_for_the_kernel(kernel, keys, why):
+    m = machine(kernel=kernel, **keys)
+    own = idxd(m).driver
+    assert (own.pasid_enabled, own.kernel_pasid_enabled, own.pasid) == (False, False, None)
+    assert list(m.kernel.holders()) == []
+    said = {finding.rule.id: finding.why for finding in m.kernel.findings}
+    assert why in said["idxd.user-sva-refused"]
+    assert "unable to turn on user SVA feature" in said["idxd.user-sva-refused"]
+    assert own.wq_state(own.wqs[0]) is WqState.DISABLED
+    assert "cmd_status 0x800c0000" in said["idxd.no-shared-queues"]
+
+
+def test_before_6_16_a_shared_queue_that_cannot_be_enabled_tells_what_the_iommu_said():
+    m = machine(kernel="v6.12", iommu=IommuSpec(**VTD), ats=False)
+    refusal = idxd(m).not_enabled
+    assert (refusal.rule.id, refusal.facts["status"]) == ("idxd.no-shared-queues", Scmd.WQ_NO_SWQ_SUPPORT)
+    assert "needs SVA, and the IOMMU refused it: dsa0 has not both PASID and ATS switched on" in refusal.why
+
+
+def test_before_6_16_a_dedicated_user_queue_needs_sva_too():
+    m = machine(kernel="v6.12", iommu=IommuSpec("iommu0", sva=False), queue="dedicated")
+    refusal = idxd(m).not_enabled
+    assert (refusal.rule.id, refusal.facts["status"]) == ("idxd.user-queue-without-sva", Scmd.WQ_USER_NO_IOMMU)
+
+
+@pytest.mark.parametrize(("kernel", "number"), [("v6.12", 1), ("v6.15", 1), ("v6.16", 1), ("v7.3", 1)])
+def test_where_the_iommu_has_sva_every_kernel_takes_a_number_at_probe(kernel, number):
+    own = idxd(machine(kernel=kernel, iommu=IommuSpec(**VTD))).driver
+    assert (own.pasid_enabled, own.pasid, own.sva_refused) == (True, number, None)
+
+
+@pytest.mark.parametrize("kernel", ["v6.16", "v7.3"])
+def test_from_6_16_on_the_iommu_is_not_asked_and_the_bind_is_what_fails(kernel):
+    m = machine(kernel=kernel, iommu=IommuSpec(**VTD), ats=False)
+    own = idxd(m).driver
+    assert (own.pasid_enabled, own.pasid) == (True, 1)
+    assert own.wq_state(own.wqs[0]) is WqState.ENABLED
+    assert m.bind("dsa0", "a").rule == "intel.sva-no-pasid-or-ats"
+
+
+@pytest.mark.parametrize("kernel", ["v6.16", "v7.3"])
+@pytest.mark.parametrize("keys", [{"pasid_bits": None}, {"iommu": IommuSpec(**VTD), "pasid_enabled": False}])
+def test_from_6_16_on_a_device_without_pasids_ends_in_error_0x26(kernel, keys):
+    m = machine(kernel=kernel, **keys)
+    own = idxd(m).driver
+    assert (own.pasid_enabled, own.cmd_status) == (True, 0x26)
+    assert idxd(m).not_enabled.rule.id == "idxd.queue-without-pasids"
+
+
+def test_from_6_16_on_a_dedicated_queue_without_pasids_is_refused_where_it_is_opened():
+    m = machine(pasid_bits=None, queue="dedicated")
+    assert idxd(m).not_enabled is None
+    assert m.bind("dsa0", "a").result != "ok"
 
 
 @pytest.mark.parametrize(
     ("keys", "rule", "missing"),
     [
         ({"cpu": CpuSpec(arch="x86", enqcmd=False)}, "idxd.no-shared-queues", "needs ENQCMD, and the CPU has none"),
-        ({"pasid_bits": None}, "idxd.no-shared-queues", "needs PASIDs, and the device or its IOMMU has none"),
-        ({"pasid_bits": None, "queue": "dedicated"}, "idxd.user-queue-without-sva", "needs SVA: PASIDs"),
+        ({"pasid_bits": None}, "idxd.queue-without-pasids", "needs PASIDs, and the device or its IOMMU has none"),
+        (
+            {"pasid_bits": None, "kernel": "v6.12"},
+            "idxd.no-shared-queues",
+            "needs PASIDs, and the device or its IOMMU has none",
+        ),
+        (
+            {"pasid_bits": None, "queue": "dedicated", "kernel": "v6.12"},
+            "idxd.user-queue-without-sva",
+            "needs SVA: PASIDs",
+        ),
     ],
 )
 def test_a_queue_that_cannot_be_enabled_is_a_finding_that_says_why(keys, rule, missing):
@@ -106,9 +191,11 @@ def test_a_queue_that_cannot_be_enabled_is_a_finding_that_says_why(keys, rule, m
     assert missing in found[0].why
 
 
-def test_a_device_behind_no_iommu_says_so():
-    m = Machine(MachineSpec(device=[DeviceSpec("dsa0", kind="dsa")], process=[ProcessSpec("a")]))
-    assert "needs an IOMMU, and there is none in front of the device" in m.kernel.findings[0].why
+@pytest.mark.parametrize(("kernel", "rule"), [("v6.12", "no-shared-queues"), ("v7.3", "queue-without-pasids")])
+def test_a_device_behind_no_iommu_says_so(kernel, rule):
+    m = Machine(MachineSpec(kernel=kernel, device=[DeviceSpec("dsa0", kind="dsa")], process=[ProcessSpec("a")]))
+    assert m.kernel.findings[-1].rule.id == f"idxd.{rule}"
+    assert "needs an IOMMU, and there is none in front of the device" in m.kernel.findings[-1].why
 
 
 def test_error_0x800c0000_is_a_shared_queue_that_the_platform_cannot_have():
@@ -143,8 +230,8 @@ def test_a_program_that_tries_all_the_same_is_told_why_it_gets_retry():
     outcome = m.submit("a", "dsa1", ENQCMD, Work())
     assert (outcome.result, outcome.rule) == ("EAGAIN", "idxd.queue-disabled")
     assert outcome.why == (
-        "dsa1 answers Retry (ZF = 1): queue 0 is not enabled: dsa1 has no support for the shared queue 0, which needs "
-        "PASIDs, and the device or its IOMMU has none (cmd_status 0x800c0000)"
+        "dsa1 answers Retry (ZF = 1): queue 0 is not enabled: dsa1 refused command ENABLE_WQ with error 0x26, "
+        "wq pasid enable: the queue needs PASIDs, and the device or its IOMMU has none"
     )
 
 
@@ -247,7 +334,10 @@ def test_what_the_device_refuses_is_told_with_its_error():
     own = configured()
     own.hw.pasid_enabled = False
     refusal = own.idxd_user_drv_probe(own.wqs[0])
-    assert refusal.why == "dsa0 refused command ENABLE_WQ with error 0x26, wq pasid enable"
+    assert refusal.why == (
+        "dsa0 refused command ENABLE_WQ with error 0x26, wq pasid enable: "
+        "the queue needs the PCIe PASID capability, and it is off"
+    )
 
 
 # --- open and release ----------------------------------------------------------------------------------------------
@@ -267,7 +357,7 @@ def test_a_dedicated_queue_that_cannot_be_enabled_leaves_no_bond():
     m = machine(queue="dedicated")
     idxd(m).hw.pasid_enabled = False
     outcome = m.bind("dsa0", "a")
-    assert (outcome.result, outcome.rule) == ("ENXIO", "idxd.command-refused")
+    assert (outcome.result, outcome.rule) == ("ENXIO", "idxd.queue-without-pasids")
     assert idxd(m).owner is None
     idxd(m).hw.pasid_enabled = True
     assert m.bind("dsa0", "b").result == "ok"
@@ -585,9 +675,48 @@ def test_a_scenario_may_have_descriptors():
     assert spec.step[-1].subject == "a dsa0 fill"
 
 
+def test_a_scenario_may_make_a_delta_and_apply_it():
+    common = {"process": "a", "device": "dsa0", "completion": REC, "size": 16}
+    delta = RW + 0x1000
+    create = {"operation": "create_delta", "source": RW, "destination": RW + 64, "delta": delta, "delta_size": 80}
+    apply = {"operation": "apply_delta", "source": delta, "destination": RW, "delta_size": 10}
+    m = opened()
+    m.store("a", RW, b"12345678abcdefgh")
+    m.store("a", RW + 64, b"12345678ABCDEFGH")
+    for keys in (create, apply):
+        step = scenario(**common | keys).step[-1]
+        assert step.perform(m).result == "ok"
+    assert m.load("a", RW, 16).work.data == b"12345678ABCDEFGH"
+    assert m.load("a", delta, 10).work.data == b"\1\0ABCDEFGH"
+
+
+def test_a_crc_begins_with_its_seed():
+    m = opened()
+    m.store("a", RW, b"123456789")
+    crc = {"operation": "crc_gen", "source": RW, "completion": REC}
+    assert "= 0xe3069283" in scenario(**crc, size=9).step[-1].perform(m).detail[1]
+    half = crc32c(b"1234")
+    rest = scenario(**crc | {"source": RW + 4}, size=5, seed=half).step[-1].perform(m)
+    assert "operation_specific = 0xe3069283" in rest.detail[1]
+
+
+def test_on_an_smmu_a_device_stalls_so_a_descriptor_that_does_not_block_does_not_fault():
+    smmu = IommuSpec("iommu0", model="arm-smmu-v3")
+    for unit, result in ((smmu, "ok"), (IommuSpec("iommu0", model="arm-smmu-v3", ats=True, pri=True), "fault")):
+        m = opened(iommu=unit)
+        outcome = send(m, descriptor(source=RW + 0x2000, destination=RW + 0x3000, block_on_fault=False))
+        assert outcome.result == result
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"delta": 64}, r"^step\[2\]\.delta = 64: fill has no such key; it has pattern, destination, size$"),
+        (
+            {"operation": "create_delta", "delta": 1 << 64},
+            r"^step\[2\]\.delta = 0x10000000000000000: must be below 2\^64$",
+        ),
+        ({"seed": 1 << 32}, r"^step\[2\]\.seed = 4294967296: expected `int` <= 4294967295$"),
         ({"operation": "compress"}, r"^step\[2\]\.operation = 'compress': no such operation of dsa; allowed: noop, "),
         ({"device": "iaa0"}, r"^step\[2\]\.operation = 'fill': no such operation of iaa; allowed: noop, drain, mem"),
         ({"device": "nic0"}, r"^step\[2\]\.device = 'nic0': has no descriptors; only one of kind dsa or iaa has$"),

@@ -281,9 +281,10 @@ def test_an_error_in_a_batch_without_record_names_its_index_in_swerr():
     assert (rig.hw.swerr.batch, rig.hw.swerr.batch_idx) == (True, 1)
 
 
-def test_a_batch_has_no_batch_in_it():
+@pytest.mark.parametrize("opcode", [Opcode.BATCH, Opcode.DRAIN])
+def test_a_batch_has_no_batch_and_no_drain_in_it(opcode):
     rig = Rig()
-    inner = build(Opcode.BATCH, WANTED, source=LIST, size=2, **record_at(0))
+    inner = build(opcode, WANTED, **{"source": LIST, "size": 2} if opcode is Opcode.BATCH else {}, **record_at(0))
     assert batch(rig, inner, memmove(4)).status == Status.BATCH_FAILED
     assert rig.record(address=REC + 0x100).status == Status.BAD_OPCODE
 

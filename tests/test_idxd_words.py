@@ -192,6 +192,7 @@ def test_the_capabilities_of_a_first_generation_dsa_read_as_its_driver_reads_the
     assert (gencap.block_on_fault, gencap.max_xfer_shift, gencap.max_batch_shift) == (True, 31, 10)
     assert gencap.config_en
     assert (wqcap.total_wq_size, wqcap.num_wqs, wqcap.shared_mode, wqcap.dedicated_mode) == (128, 8, True, True)
+    assert wqcap.wq_ats_support
     assert not wqcap.wq_prs_support
 
 

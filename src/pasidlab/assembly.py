@@ -237,6 +237,7 @@ def _endpoint_of_kind(spec: DeviceSpec, dev: Device, hardware: Hardware) -> Endp
             queue=queue,
             takes_kernel_pasid=kernel_pasid,
             analytics=analytics,
+            pasid_enabled=spec.pasid_enabled is not False,
         )
     kind = Narrow if spec.kind == "narrow" else PcieEndpoint
     return kind(dev, hardware, spec.submits, spec.sloppy)

@@ -13,7 +13,7 @@ RESULTS = ("ok", "fault", *(e.name for e in Errno), *(s.value for s in Signal))
 """Every result that a step can have."""
 
 MAX_ADDRESS = (1 << 64) - 1
-ADDRESSES = ("address", "source", "destination", "destination2", "completion")
+ADDRESSES = ("address", "source", "destination", "destination2", "delta", "completion")
 """Keys of steps that are addresses, whose largest value no type can say."""
 
 

@@ -75,7 +75,8 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
     """A process sends a descriptor of its own making to a DSA or IAA; the detail tells the answer and the record.
 
     `operation` is that of the device's kind, and has the keys that `OPERANDS` says; `pattern` is text of up to 8 bytes,
-    `room` the most bytes of output of an IAA. `completion` is where the completion record goes; without it there is
+    `room` the most bytes of output of an IAA; `delta` and `delta_size` are where create_delta writes its record and how
+    much it may, `seed` is what a CRC begins with. `completion` is where the completion record goes; without it there is
     none. `claims` is dword 0, for instructions that leave it to the program.
     """
 
@@ -89,6 +90,9 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
     pattern: Annotated[str, Meta(max_length=PATTERN_BYTES)] = ""
     destination2: Address = 0
     room: Bytes = 0
+    delta: Address = 0
+    delta_size: Bytes = 0
+    seed: Bytes = 0
     completion: Address | None = None
     block_on_fault: bool = True
     claims: SentPasid = 0
@@ -134,6 +138,9 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
             self.room,
             self.completion,
             self.block_on_fault,
+            self.delta,
+            self.delta_size,
+            self.seed,
         ).pack()
 
     def _check_operands(self, opcode: int) -> None:

@@ -7,8 +7,11 @@ At probe the driver takes one global number per device for its kernel queues and
 to it without handle, so that N such devices hold 1..N before any process binds; a failure only warns. A queue's
 descriptors of the kernel are not privileged (PRIV 0), since kernel queues run under the DMA API.
 
-Decided here: SVA for user queues is on if the device's IOMMU carries PASIDs for it; on arm64, which has no such
-device, the model asks for no ENQCMD before it enables a shared queue.
+Kernels before 6.16 ask the IOMMU first: if it refuses SVA, there are no PASIDs for users and none for the kernel. From
+6.16 on nobody is asked, and it is the device that refuses a queue which it has no PASIDs for.
+
+Decided here: a device without PASIDs counts as refused where the IOMMU is asked, whatever its driver says; on arm64,
+which has no such device, the model asks for no ENQCMD before it enables a shared queue.
 Not modelled: interrupts and their permissions (who wants to know of an error calls `process_misc_interrupts()`, as the
 interrupt's thread would), the event log and its drain, names of drivers, sysfs itself (a `Wq` holds what it
 configures), dmaengine.
@@ -26,7 +29,9 @@ from pasidlab.devices.idxd.refusals import (
     COMMAND_REFUSED,
     DEV_ENABLED,
     DEV_NOT_ENABLED,
+    QUEUE_NO_PASIDS,
     SYSTEM_PASID_NONE,
+    USER_SVA_REFUSED,
     WQ_ENABLED,
     WQ_NO_GRP,
     WQ_NO_NAME,
@@ -51,7 +56,12 @@ from pasidlab.devices.idxd.registers import (
     WqState,
 )
 from pasidlab.errors import Errno
-from pasidlab.linux.iommu import iommu_alloc_global_pasid, iommu_attach_device_pasid, iommu_free_global_pasid
+from pasidlab.linux.iommu import (
+    iommu_alloc_global_pasid,
+    iommu_attach_device_pasid,
+    iommu_dev_enable_feature_sva,
+    iommu_free_global_pasid,
+)
 from pasidlab.linux.kernel import Arch
 from pasidlab.linux.structs import IOMMU_PASID_INVALID, Device
 from pasidlab.rules import Refusal, Rule
@@ -91,7 +101,8 @@ class IdxdDriver:
 
     Attributes:
         pasid: the system PASID, None without.
-        user_pasid_enabled: SVA is on for user queues.
+        user_pasid_enabled: SVA is on for user queues (IDXD_FLAG_USER_PASID_ENABLED).
+        sva_refused: why the IOMMU refused SVA at probe, if it did.
         support_enqcmd: the CPU has ENQCMD.
         wqs: its queues.
         cmd_status: why the last command or configuration was refused, as sysfs shows it; 0 is success.
@@ -101,13 +112,19 @@ class IdxdDriver:
         self.dev, self.hw = dev, hw
         self.pasid: int | None = None
         self.user_pasid_enabled = False
+        self.sva_refused: Refusal | None = None
         self.support_enqcmd = dev.kernel.enqcmd_like or dev.kernel.arch is not Arch.X86
         self.wqs = [Wq(index) for index in range(reg.NUM_WQS)]
         self.cmd_status = 0
 
     @property
     def pasid_enabled(self) -> bool:
-        """Sysfs `pasid_enabled`, and what kernel queues need: there is a system PASID."""
+        """Sysfs `pasid_enabled`: since Linux 6.5 whether user queues have PASIDs; it says nothing of the kernel's."""
+        return self.user_pasid_enabled
+
+    @property
+    def kernel_pasid_enabled(self) -> bool:
+        """IDXD_FLAG_PASID_ENABLED, which kernel queues need: there is a system PASID."""
         return self.pasid is not None
 
     # --- probe -------------------------------------------------------------------------------------------------
@@ -115,10 +132,25 @@ class IdxdDriver:
     def idxd_probe(self, *, system_pasid: bool = True) -> Refusal | None:
         """Reset the device and turn PASIDs on; without a system PASID only kernel queues are without one."""
         self._command(Command.RESET_DEVICE, 0)
+        self.sva_refused = self.idxd_enable_sva()
+        if self.sva_refused:
+            return self.sva_refused
+        self.user_pasid_enabled = True
         if self.dev.iommu_group is None:
             return None
-        self.user_pasid_enabled = self.dev.max_pasids > 0
         return self.idxd_enable_system_pasid() if system_pasid else None
+
+    def idxd_enable_sva(self) -> Refusal | None:
+        """Ask the IOMMU for SVA, which kernels from 6.16 on do not; without SVA there are no PASIDs at all."""
+        dev = self.dev
+        if not dev.kernel.profile.enable_feature:
+            return None
+        refusal = iommu_dev_enable_feature_sva(dev)
+        if refusal is None and dev.max_pasids:
+            return None
+        why = refusal.why if refusal else "the device or its IOMMU has no PASIDs"
+        dev.kernel.found(USER_SVA_REFUSED, dev=dev.name, why=why)
+        return USER_SVA_REFUSED.refuse(refusal.errno if refusal else Errno.EINVAL, dev=dev.name, why=why)
 
     def idxd_enable_system_pasid(self) -> Refusal | None:
         """Take a global number and attach the RID domain to it."""
@@ -164,17 +196,24 @@ class IdxdDriver:
         return self.support_enqcmd and self._wq_pasid_enabled(wq)
 
     def _wq_pasid_enabled(self, wq: Wq) -> bool:
-        return self.pasid_enabled if wq.type is WqType.KERNEL else self.user_pasid_enabled
+        return self.kernel_pasid_enabled if wq.type is WqType.KERNEL else self.user_pasid_enabled
 
     def _missing(self, wq: Wq) -> str:
         """Say what PASID support of a queue lacks."""
-        if self.dev.iommu is None:
-            return "an IOMMU, and there is none in front of the device"
-        if not self.user_pasid_enabled:
-            return "PASIDs, and the device or its IOMMU has none"
+        without = self._without_pasids()
+        if without:
+            return without
+        if self.sva_refused:
+            return f"SVA, and the IOMMU refused it: {self.sva_refused.facts['why']}"
         if not self._wq_pasid_enabled(wq):
             return "a number for the kernel, and the driver got none"
         return "ENQCMD, and the CPU has none"
+
+    def _without_pasids(self) -> str:
+        """Say why the device has no PASIDs at all; empty if it has."""
+        if self.dev.iommu is None:
+            return "an IOMMU, and there is none in front of the device"
+        return "" if self.dev.max_pasids else "PASIDs, and the device or its IOMMU has none"
 
     # --- queues ------------------------------------------------------------------------------------------------
 
@@ -322,8 +361,11 @@ class IdxdDriver:
         status = self._command(command, operand)
         if status == CommandError.SUCCESS or status in allowed:
             return None
-        error = CommandError(status).name.lower().replace("_", " ")
-        return COMMAND_REFUSED.refuse(dev=self.dev.name, command=command.name, status=status, error=error)
+        facts = {"dev": self.dev.name, "command": command.name, "status": status}
+        if status == CommandError.WQ_PASID_ENABLE:
+            missing = self._without_pasids() or "the PCIe PASID capability, and it is off"
+            return QUEUE_NO_PASIDS.refuse(**facts, missing=missing)
+        return COMMAND_REFUSED.refuse(**facts, error=CommandError(status).name.lower().replace("_", " "))
 
     def _refuse(self, rule: Rule, status: Scmd, wq: Wq | None = None) -> Refusal:
         """Refuse by the driver itself."""

@@ -88,6 +88,7 @@ class Idxd(Endpoint):
         queue: of queue 0: shared (PASID from each write) or dedicated (PASID from WQCFG).
         takes_kernel_pasid: the driver takes a number for kernel work queues at probe.
         analytics: it is an IAA.
+        pasid_enabled: pci_enable_pasid() succeeds, if device and IOMMU have PASIDs.
         owner: of a dedicated queue that is in use.
         hw, driver: the hardware and its kernel driver.
         not_enabled: why the driver could not enable the queue for user space, if so.
@@ -96,6 +97,7 @@ class Idxd(Endpoint):
     queue: Literal["shared", "dedicated"] = "shared"
     takes_kernel_pasid: bool = True
     analytics: bool = False
+    pasid_enabled: bool = True
     owner: MmStruct | None = None
     hw: IdxdDevice = field(init=False)
     driver: IdxdDriver = field(init=False)
@@ -103,7 +105,7 @@ class Idxd(Endpoint):
     _finished: Finished | None = None
 
     def __post_init__(self) -> None:
-        kind, pasids = IAA if self.analytics else DSA, self.dev.max_pasids > 0
+        kind, pasids = IAA if self.analytics else DSA, self.pasid_enabled and self.dev.max_pasids > 0
         self.hw = IdxdDevice(self.dev, self.hardware, kind, pasid_enabled=pasids, sloppy=self.sloppy)
         self.hw.finished = self._hear
         self.driver = IdxdDriver(self.dev, self.hw)
@@ -140,7 +142,7 @@ class Idxd(Endpoint):
         user = self._user_wq
         user.type, user.name, user.group = WqType.USER, "user", 0
         user.dedicated, user.size, user.threshold = self.queue == "dedicated", 64, 64
-        if self.driver.pasid_enabled and self.driver.support_enqcmd:
+        if self.driver.kernel_pasid_enabled and self.driver.support_enqcmd:
             kernel = self.driver.wqs[KERNEL_WQ]
             kernel.type, kernel.name, kernel.group = WqType.KERNEL, "kernel", 1
             kernel.size = kernel.threshold = 64

@@ -4,8 +4,9 @@ Source: Intel DSA architecture specification, on descriptor checks, batches and 
 include/uapi/linux/idxd.h (v6.12 and v7.3).
 Decided here, where the facts at hand say nothing: the order of the checks (alignment of the completion record,
 privilege, opcode, flags, reserved bits, interrupt handle, size; other alignment and the operation's own at last); what
-an operation does not use of its addresses is not looked at; a batch has 2 descriptors at least; with neither completion
-record nor success the error goes to SWERR.
+an operation does not use of its addresses is not looked at; a batch has 2 descriptors at least, and neither a batch nor
+a drain among them (status 0x10); with neither completion record nor success the error goes to SWERR. Status 0x1D goes
+there in any case: with privileged mode off no privileged request can be sent, so neither can that of the record.
 Not modelled: interrupts themselves, completion record steering, traffic classes, the event log.
 """
 
@@ -39,6 +40,9 @@ _RESERVED_DWORD0 = 0x7FF << 20
 _HEAD = struct.Struct("<BBBBIQ")
 ANY_PASID, NO_PASID = -1, -2
 """What an MSI-X permission entry serves that names no PASID: all, or requests without."""
+_NOT_IN_BATCH = frozenset({Opcode.BATCH, Opcode.DRAIN})
+_NO_RECORD = frozenset({Status.RECORD_ALIGNMENT, Status.BAD_PRIV})
+"""Errors that no completion record tells, for it cannot be written."""
 _NO_ERROR = frozenset({Status.SUCCESS, Status.SUCCESS_PREDICATE})
 _PAGE_FAULTS = frozenset({Status.PAGE_FAULT_NO_BOF, Status.PAGE_FAULT_INVALID})
 
@@ -134,6 +138,8 @@ class Engine:
         """Return the status of the first check that fails, or of the operation; what is refused is not run."""
         if descriptor.flags & Flags.CRAV and descriptor.completion_addr % self.kind.record_bytes:
             return Status.RECORD_ALIGNMENT
+        if entry.privileged and entry.pasid is not None and not self.privileged_enabled:
+            return Status.BAD_PRIV
         operation = self.kind.operations.get(descriptor.opcode)
         if operation is None:
             return Status.BAD_OPCODE
@@ -151,10 +157,8 @@ class Engine:
         self, wq: WorkQueue, entry: Entry, descriptor: Descriptor, operation: Operation, job: Job, place: Place
     ) -> int:
         """Return the status of the first check that fails, or 0."""
-        if entry.privileged and entry.pasid is not None and not self.privileged_enabled:
-            return Status.BAD_PRIV
         in_batch = place.batch_index is not None
-        if in_batch and operation is BATCH:
+        if in_batch and operation.opcode in _NOT_IN_BATCH:
             return Status.BAD_OPCODE
         flags = descriptor.flags
         invalid = flags & (operation.invalid_flags | wq.invalid_flags)
@@ -223,7 +227,7 @@ class Engine:
     ) -> bool:
         """Write the completion record where one is wanted; an error that none can tell goes to SWERR."""
         flags, failed = descriptor.flags, status not in _NO_ERROR
-        if not flags & Flags.CRAV or status == Status.RECORD_ALIGNMENT:
+        if not flags & Flags.CRAV or status in _NO_RECORD:
             if failed:
                 self._report(wq, entry, descriptor, job, status, place)
             return False

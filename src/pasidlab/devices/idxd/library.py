@@ -75,6 +75,9 @@ class Request:
         source, destination, size: as the descriptor has them; of IAA they are source 1 and its size.
         pattern: of a fill, and of a compare with a pattern: the 8 bytes, in the place of an address.
         destination2: of a dualcast.
+        delta, delta_size: where create_delta writes its record and what room it has there; of apply_delta, whose
+            source the record is, only its size.
+        seed: of a CRC: where it begins.
         room: of IAA: most bytes of output.
         completion: where the completion record goes, on success too; None is no record.
         block_on_fault: ask for pages and wait.
@@ -89,6 +92,9 @@ class Request:
     room: int = 0
     completion: int | None = None
     block_on_fault: bool = True
+    delta: int = 0
+    delta_size: int = 0
+    seed: int = 0
 
     def pack(self) -> bytes:
         """Return the 64 bytes, with dword 0 left 0; ValueError names the field that does not fit."""
@@ -103,8 +109,16 @@ class Request:
         if isinstance(self.opcode, IaaOpcode):
             fields = {"source1": source, "source1_size": self.size, "max_destination_size": self.room}
             return build_iaa(self.opcode, flags, completion_addr=completion, destination=destination, **fields)
-        fields = {"source": source, "size": self.size, "operation_specific": self.destination2}
+        fields = {"source": source, "size": self.size, "operation_specific": self._specific()}
         return build(self.opcode, flags, completion_addr=completion, destination=destination, **fields)
+
+    def _specific(self) -> int:
+        """Return what begins at byte 40, which each operation has its own use for."""
+        if self.opcode == Opcode.DUALCAST:
+            return self.destination2
+        if self.opcode == Opcode.CREATE_DELTA:
+            return self.delta | self.delta_size << 64
+        return self.delta_size if self.opcode == Opcode.APPLY_DELTA else self.seed
 
 
 OPERATIONS: dict[str, dict[str, Opcode | IaaOpcode]] = {
@@ -120,12 +134,12 @@ OPERANDS: dict[int, tuple[str, ...]] = {
     Opcode.FILL: ("pattern", "destination", "size"),
     Opcode.COMPARE: _COPY,
     Opcode.COMPARE_PATTERN: ("source", "pattern", "size"),
-    Opcode.CREATE_DELTA: _COPY,
-    Opcode.APPLY_DELTA: _COPY,
+    Opcode.CREATE_DELTA: (*_COPY, "delta", "delta_size"),
+    Opcode.APPLY_DELTA: (*_COPY, "delta_size"),
     Opcode.DUALCAST: (*_COPY, "destination2"),
     Opcode.TRANSLATION_FETCH: ("source", "size"),
-    Opcode.CRC_GEN: ("source", "size"),
-    Opcode.COPY_CRC: _COPY,
+    Opcode.CRC_GEN: ("source", "size", "seed"),
+    Opcode.COPY_CRC: (*_COPY, "seed"),
     Opcode.CACHE_FLUSH: ("destination", "size"),
     IaaOpcode.COMPRESS: (*_COPY, "room"),
     IaaOpcode.DECOMPRESS: (*_COPY, "room"),

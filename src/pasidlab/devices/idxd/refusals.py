@@ -32,6 +32,14 @@ def _rule(name: str, where: str, check: str, why: str, errno: Errno) -> Rule:
     return Rule(f"idxd.{name}", f"{where} (drivers/dma/idxd)", check, why, errno, WAS_READ)
 
 
+USER_SVA_REFUSED = Rule(
+    "idxd.user-sva-refused",
+    "idxd_probe, idxd_enable_sva (drivers/dma/idxd/init.c)",
+    "iommu_dev_enable_feature(IOMMU_DEV_FEAT_IOPF or IOMMU_DEV_FEAT_SVA) != 0",
+    "{dev}: unable to turn on user SVA feature ({why}); the driver goes on without PASIDs, for users and the kernel",
+    Errno.EINVAL,
+    "6.12 (read); since 6.16 nobody is asked",
+)
 SYSTEM_PASID_NONE = Rule(
     "idxd.no-kernel-number",
     "idxd_enable_system_pasid (drivers/dma/idxd/init.c)",
@@ -110,6 +118,14 @@ WQ_USER_NO_IOMMU = _rule(
     "!device_user_pasid_enabled(idxd)",
     "queue {wq} of {dev} is for user space, which needs SVA: {missing} (cmd_status {status:#x})",
     Errno.EOPNOTSUPP,
+)
+QUEUE_NO_PASIDS = Rule(
+    "idxd.queue-without-pasids",
+    "idxd_wq_enable, after idxd_probe (drivers/dma/idxd)",
+    "ENABLE_WQ gives IDXD_CMDSTS_ERR_PASID_EN; since 6.16 IDXD_FLAG_USER_PASID_ENABLED is set without asking",
+    "{dev} refused command {command} with error {status:#x}, wq pasid enable: the queue needs {missing}",
+    Errno.ENXIO,
+    "the change to idxd_probe of Linux 6.16 (read); include/uapi/linux/idxd.h",
 )
 COMMAND_REFUSED = _rule(
     "command-refused",

@@ -2,10 +2,12 @@
 
 Source: drivers/dma/idxd/registers.h (v6.12 and v7.3), which is the reference here. The capabilities are those of a
 first generation DSA, as its driver prints them at probe (gen_cap 0x40915f010f, wq_cap 0x3f000000080080, group_cap
-0x36004, engine_cap 0x4), less what is not modelled.
+0x36004, engine_cap 0x4), less what is not modelled. ATS support of queues is there too; PRS support, which only later
+generations have, is on as well.
 
 Decided here: the page of BAR0 where each table lies (GRPCFG 0x300, WQCFG 0x400, MSI-X permissions 0x500).
-Not modelled: interrupts, read buffers, the event log, performance counters, IMS, operation masks of queues.
+Not modelled: WQCFG's ATS disable (requests go by the device's ATS), interrupts, read buffers, the event log,
+performance counters, IMS, operation masks of queues.
 """
 
 from __future__ import annotations
@@ -290,7 +292,7 @@ def capabilities(opcodes: Iterable[int]) -> Iterator[tuple[int, int, int]]:
     gencap = Gencap(block_on_fault=True, overlap_copy=True, cmd_cap=True, config_en=True)
     yield GENCAP, gencap.replace(max_xfer_shift=MAX_XFER_SHIFT, max_batch_shift=MAX_BATCH_SHIFT), 8
     wqcap = Wqcap(total_wq_size=TOTAL_WQ_SIZE, num_wqs=NUM_WQS, shared_mode=True, dedicated_mode=True)
-    yield WQCAP, wqcap.replace(priority=True, occupancy=True, wq_prs_support=True), 8
+    yield WQCAP, wqcap.replace(priority=True, occupancy=True, wq_ats_support=True, wq_prs_support=True), 8
     yield GRPCAP, Grpcap(num_groups=NUM_GROUPS), 8
     yield ENGCAP, Engcap(num_engines=NUM_ENGINES), 8
     yield OPCAP, sum(1 << opcode for opcode in opcodes), 32

@@ -5,23 +5,19 @@ The bare loop reads STE, level 1 CD descriptor, CD and four entries; see `walks`
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rows import Row
-from benchmarks.walks import ADDRESS_BITS, LEVELS, START, Numbers, Walks, batch_rows, first_row, single_row
-from pasidlab.hw.smmuv3.batch import Batch, BatchTranslator
+from benchmarks.walks import ADDRESS_BITS, LEVELS, START, Numbers, Walks, compiled, walk_rows
+from pasidlab.hw.smmuv3.batch import BatchTranslator
 from pasidlab.hw.smmuv3.features import Features
 from pasidlab.hw.smmuv3.registers import REGISTERS, Cr0, Offset, StrtabBase, StrtabBaseCfg
 from pasidlab.hw.smmuv3.request import Request
-from pasidlab.hw.smmuv3.smmu import CACHE_ENTRIES, Smmuv3
+from pasidlab.hw.smmuv3.smmu import Smmuv3
 from pasidlab.hw.smmuv3.structures import Cd, Config, L1Cd, S1Fmt, Ste
-from pasidlab.hw.transaction import Translated
 from pasidlab.memory import PAGE_SIZE
 from pasidlab.words import Word
 
@@ -37,31 +33,7 @@ CDS = START + 16 * PAGE_SIZE
 
 
 def rows() -> Iterator[Row]:
-    rigs = [Rig(count) for count in SSID_COUNTS]
-    for rig in rigs:
-        rig.check()
-    gc.collect()
-    yield from _single_rows(rigs[0])
-    yield _first_row(rigs[SSID_COUNTS.index(1_024)])
-    yield from batch_rows(rigs)
-
-
-def _single_rows(rig: Rig) -> Iterator[Row]:
-    request = Request(SID, 0, int(rig.pages[0]))
-    for name, entries, target in (("all caches off", 0, MAX_SINGLE), ("TLB hit", CACHE_ENTRIES, None)):
-        smmu = rig.smmu(entries)
-        yield single_row(name, lambda: smmu.translate(request), target)  # noqa: B023
-
-
-def _first_row(rig: Rig) -> Row:
-    """Time the first translation of each SubstreamID by a new SMMU, which has seen none of the CDs before."""
-    requests = [Request(SID, ssid, int(page)) for ssid, page in enumerate(rig.pages)]
-
-    def fresh() -> Callable[[], object]:
-        translate = rig.smmu(0).translate
-        return lambda: [translate(request) for request in requests]
-
-    return first_row("a CD never seen before", len(requests), fresh)
+    return walk_rows([Rig(count) for count in SSID_COUNTS], MAX_SINGLE)
 
 
 # --- one machine -------------------------------------------------------------------------------------------------
@@ -70,13 +42,13 @@ def _first_row(rig: Rig) -> Row:
 class Rig(Walks):
     """An SMMU with one stream, whose SubstreamIDs each map one page."""
 
-    NUMBERS = "SSIDs"
+    NUMBERS, ENTRY, HIT = "SSIDs", "CD", "TLB hit"
+    REQUESTER = SID
     TABLE, PAGE = 0x3, 0x3 | 1 << 6 | 1 << 10 | 1 << 11
 
     def __init__(self, ssids: int) -> None:
         self.leaves = max(ssids >> LEAF_LG2, 1)
         super().__init__(ssids, CDS - START + self.leaves * LEAF_BYTES)
-        self._batches = BatchTranslator(self.smmu(0))
 
     def store_configuration(self) -> None:
         """Store stream table and CD table."""
@@ -89,7 +61,7 @@ class Rig(Walks):
         cds[:, 1] |= self.trees_of(np.arange(self.count))
         self.memory.store(CDS, cds.tobytes())
 
-    def smmu(self, cache_entries: int) -> Smmuv3:
+    def iommu(self, cache_entries: int) -> Smmuv3:
         """Return an SMMU that is switched on."""
         smmu = Smmuv3(self.memory, Features(), cache_entries=cache_entries)
         registers: dict[Offset, Word] = {
@@ -101,27 +73,20 @@ class Rig(Walks):
             smmu.mmio_write(offset, value, REGISTERS[offset].SIZE // 8)
         return smmu
 
-    def single(self, number: int, address: int) -> int | None:
-        """Translate one transaction."""
-        outcome = self.smmu(0).translate(Request(SID, number, address))
-        return outcome.address if isinstance(outcome, Translated) else None
+    def request(self, number: int, address: int) -> Request:
+        """Return a request of the device."""
+        return Request(self.REQUESTER, number, address)
 
-    def batch(self) -> Batch:
-        """Translate all requests."""
-        return self._batches.translate(SID, self.asked, self.asked_addresses)
+    def batches(self) -> BatchTranslator:
+        """Return a new translator of batches."""
+        return BatchTranslator(self.iommu(0))
 
-    def bare(self) -> Numbers:
-        """Follow the pointers of all requests."""
-        output = np.empty_like(self.asked_addresses)
+    def follow(self, output: Numbers) -> None:
+        """Follow the pointers of all requests, compiled."""
         _bare_walks(self.words, self.asked, self.asked_addresses, output)
-        return output
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    return numba.njit(function)
-
-
-@_compiled
+@compiled
 def _bare_walks(words: Numbers, ssids: npt.NDArray[np.int64], addresses: Numbers, output: Numbers) -> None:
     for number in range(ssids.size):
         ssid, address = ssids[number], np.int64(addresses[number])

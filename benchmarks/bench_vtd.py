@@ -5,18 +5,14 @@ The bare loop reads root entry, context entry, PASID directory entry, PASID entr
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rows import Row
-from benchmarks.walks import ADDRESS_BITS, LEVELS, START, Numbers, Walks, batch_rows, first_row, single_row
-from pasidlab.hw.transaction import Translated
-from pasidlab.hw.vtd.batch import Batch, BatchTranslator
+from benchmarks.walks import ADDRESS_BITS, LEVELS, START, Numbers, Walks, compiled, walk_rows
+from pasidlab.hw.vtd.batch import BatchTranslator
 from pasidlab.hw.vtd.features import Features
 from pasidlab.hw.vtd.registers import REGISTERS, Gcmd, Offset, Rtaddr
 from pasidlab.hw.vtd.request import Request
@@ -28,7 +24,7 @@ from pasidlab.hw.vtd.structures import (
     ScalableContextEntry,
     ScalableRootEntry,
 )
-from pasidlab.hw.vtd.unit import CACHE_ENTRIES, RemappingUnit
+from pasidlab.hw.vtd.unit import RemappingUnit
 from pasidlab.memory import PAGE_SIZE
 from pasidlab.words import Word
 
@@ -43,31 +39,7 @@ PASID_BYTES = 64
 
 
 def rows() -> Iterator[Row]:
-    rigs = [Rig(count) for count in PASID_COUNTS]
-    for rig in rigs:
-        rig.check()
-    gc.collect()
-    yield from _single_rows(rigs[0])
-    yield _first_row(rigs[PASID_COUNTS.index(1_024)])
-    yield from batch_rows(rigs)
-
-
-def _single_rows(rig: Rig) -> Iterator[Row]:
-    request = Request(SOURCE, 0, int(rig.pages[0]))
-    for name, entries in (("all caches off", 0), ("IOTLB hit", CACHE_ENTRIES)):
-        unit = rig.unit(entries)
-        yield single_row(name, lambda: unit.translate(request), None)  # noqa: B023
-
-
-def _first_row(rig: Rig) -> Row:
-    """Time the first translation of each PASID by a new unit, which has seen none of the PASID entries before."""
-    requests = [Request(SOURCE, pasid, int(page)) for pasid, page in enumerate(rig.pages)]
-
-    def fresh() -> Callable[[], object]:
-        translate = rig.unit(0).translate
-        return lambda: [translate(request) for request in requests]
-
-    return first_row("a PASID entry never seen before", len(requests), fresh)
+    return walk_rows([Rig(count) for count in PASID_COUNTS], None)
 
 
 # --- one machine -------------------------------------------------------------------------------------------------
@@ -76,13 +48,13 @@ def _first_row(rig: Rig) -> Row:
 class Rig(Walks):
     """A remapping unit with one device, whose PASIDs each map one page."""
 
-    NUMBERS = "PASIDs"
+    NUMBERS, ENTRY, HIT = "PASIDs", "PASID entry", "IOTLB hit"
+    REQUESTER = SOURCE
     TABLE, PAGE = 0x27, 0x67
 
     def __init__(self, pasids: int) -> None:
         self.tables = max(pasids >> PASID_TABLE_BITS, 1)
         super().__init__(pasids, PASIDS - START + self.tables * PAGE_SIZE)
-        self._batches = BatchTranslator(self.unit(0).translator)
 
     def store_configuration(self) -> None:
         """Store root table, context table, PASID directory and PASID tables."""
@@ -97,7 +69,7 @@ class Rig(Walks):
         entries[:, 2] |= self.trees_of(np.arange(self.count))
         self.memory.store(PASIDS, entries.tobytes())
 
-    def unit(self, cache_entries: int) -> RemappingUnit:
+    def iommu(self, cache_entries: int) -> RemappingUnit:
         """Return a unit that translates."""
         unit = RemappingUnit(self.memory, Features(), cache_entries=cache_entries)
         writes: tuple[tuple[Offset, Word], ...] = (
@@ -109,27 +81,20 @@ class Rig(Walks):
             unit.mmio_write(offset, value, REGISTERS[offset].SIZE // 8)
         return unit
 
-    def single(self, number: int, address: int) -> int | None:
-        """Translate one request."""
-        outcome = self.unit(0).translate(Request(SOURCE, number, address))
-        return outcome.address if isinstance(outcome, Translated) else None
+    def request(self, number: int, address: int) -> Request:
+        """Return a request of the device."""
+        return Request(self.REQUESTER, number, address)
 
-    def batch(self) -> Batch:
-        """Translate all requests."""
-        return self._batches.translate(SOURCE, self.asked, self.asked_addresses)
+    def batches(self) -> BatchTranslator:
+        """Return a new translator of batches."""
+        return BatchTranslator(self.iommu(0).translator)
 
-    def bare(self) -> Numbers:
-        """Follow the pointers of all requests."""
-        output = np.empty_like(self.asked_addresses)
+    def follow(self, output: Numbers) -> None:
+        """Follow the pointers of all requests, compiled."""
         _bare_walks(self.words, self.asked, self.asked_addresses, output)
-        return output
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    return numba.njit(function)
-
-
-@_compiled
+@compiled
 def _bare_walks(words: Numbers, pasids: npt.NDArray[np.int64], addresses: Numbers, output: Numbers) -> None:
     for number in range(pasids.size):
         pasid, address = pasids[number], np.int64(addresses[number])

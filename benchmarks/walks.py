@@ -9,15 +9,18 @@ medians over rounds. Compiling is done before anything is timed.
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rows import Row, cpu_seconds
+from pasidlab.hw.transaction import Translated
 from pasidlab.memory import PAGE_SIZE, Memory
 
 REQUESTS = 1 << 18
@@ -28,6 +31,8 @@ MAX_RATIO = ("<=", 3.0)
 LIMITED = 1_024
 """Up to so many numbers the time of a translation is limited, beyond them its ratio to the bare loop."""
 MOST_TREES = 65_536
+CACHE_ENTRIES = 4_096
+"""Capacity of each cache where caches are on."""
 
 Numbers = npt.NDArray[np.uint64]
 START = 0x8000_0000
@@ -41,13 +46,17 @@ class Walks(ABC):
     """An IOMMU with one device, whose numbers each map one page.
 
     Attributes:
-        NUMBERS: what they are called.
+        NUMBERS, ENTRY, HIT: what they, the entry that each has, and the cache of translations are called.
+        REQUESTER: the device.
         TABLE, PAGE: a table entry, and one of a page for all, without their addresses.
         pages: the page that each number maps.
         asked, asked_addresses: the requests.
     """
 
     NUMBERS: str
+    ENTRY: str
+    HIT: str
+    REQUESTER: int
     TABLE: int
     PAGE: int
 
@@ -65,22 +74,42 @@ class Walks(ABC):
         for first in range(0, self.trees, _CHUNK):
             self._store_trees(first, pages[first : first + _CHUNK])
         self.words = self._all_in_one_piece()
+        self._batches = self.batches()
 
     @abstractmethod
     def store_configuration(self) -> None:
         """Store everything above the page tables."""
 
     @abstractmethod
+    def iommu(self, cache_entries: int) -> Any:
+        """Return an IOMMU that translates."""
+
+    @abstractmethod
+    def request(self, number: int, address: int) -> Any:
+        """Return a request of the device."""
+
+    @abstractmethod
+    def batches(self) -> Any:
+        """Return a new translator of batches."""
+
+    @abstractmethod
+    def follow(self, output: Numbers) -> None:
+        """Follow the pointers of all requests, compiled."""
+
     def batch(self) -> Any:
         """Translate all requests; the result has `address` and `status`."""
+        return self._batches.translate(self.REQUESTER, self.asked, self.asked_addresses)
 
-    @abstractmethod
     def bare(self) -> Numbers:
-        """Follow the pointers of all requests."""
+        """Return where the pointers of all requests lead."""
+        output = np.empty_like(self.asked_addresses)
+        self.follow(output)
+        return output
 
-    @abstractmethod
     def single(self, number: int, address: int) -> int | None:
         """Translate one request."""
+        outcome = self.iommu(0).translate(self.request(number, address))
+        return outcome.address if isinstance(outcome, Translated) else None
 
     def trees_of(self, numbers: npt.NDArray[np.int64]) -> Numbers:
         """Return the first table of each number; its levels lie one behind the other."""
@@ -114,7 +143,47 @@ class Walks(ABC):
             raise ValueError("batch, bare loop and single translation differ, so their times say nothing")
 
 
-def batch_rows(rigs: Sequence[Walks]) -> Iterator[Row]:
+def compiled(function: Callable[..., None]) -> Any:
+    """Compile a bare loop."""
+    return numba.njit(function)
+
+
+def walk_rows(rigs: Sequence[Walks], max_single: tuple[str, float] | None) -> Iterator[Row]:
+    """Time single translations, then batches; the rigs have ascending counts, 1 and LIMITED among them."""
+    for rig in rigs:
+        rig.check()
+    gc.collect()
+    first = rigs[0]
+    request = first.request(0, int(first.pages[0]))
+    for name, entries, target in (("all caches off", 0, max_single), (first.HIT, CACHE_ENTRIES, None)):
+        yield _single_row(name, first.iommu(entries), request, target)
+    yield _never_seen_row(next(rig for rig in rigs if rig.count == LIMITED))
+    yield from _batch_rows(rigs)
+
+
+def _single_row(name: str, iommu: Any, request: Any, target: tuple[str, float] | None) -> Row:
+    """Time the same translation again and again."""
+
+    def repeated() -> None:
+        for _ in range(SINGLES):
+            iommu.translate(request)
+
+    seconds = [cpu_seconds(repeated) for _ in range(ROUNDS)]
+    return Row(f"single translate, 4 levels, {name}", median(seconds) / SINGLES * 1e6, "us", target)
+
+
+def _never_seen_row(rig: Walks) -> Row:
+    """Time the first translation of each number by a new IOMMU, which has seen none of their entries before."""
+    requests = [rig.request(number, int(page)) for number, page in enumerate(rig.pages)]
+    seconds = []
+    for _ in range(ROUNDS):
+        translate = rig.iommu(0).translate
+        seconds.append(cpu_seconds(lambda: [translate(request) for request in requests]))  # noqa: B023
+    name = f"single translate, 4 levels, a {rig.ENTRY} never seen before"
+    return Row(name, median(seconds) / len(requests) * 1e6, "us")
+
+
+def _batch_rows(rigs: Sequence[Walks]) -> Iterator[Row]:
     """Time batches beside bare loops, and how their time grows with the numbers."""
     times = [[(cpu_seconds(rig.batch), cpu_seconds(rig.bare)) for rig in rigs] for _ in range(ROUNDS)]
     for index, rig in enumerate(rigs):
@@ -128,20 +197,3 @@ def batch_rows(rigs: Sequence[Walks]) -> Iterator[Row]:
         yield Row(f"{title}, {tables} / bare loads", ratio, "x", None if limited else MAX_RATIO)
     growth = median(turn[-1][0] / turn[0][0] for turn in times)
     yield Row(f"batch, growth from 1 to {rigs[-1].count:,} {rigs[-1].NUMBERS}", growth, "x")
-
-
-def single_row(name: str, translate: Callable[[], object], target: tuple[str, float] | None) -> Row:
-    """Time the same translation again and again."""
-
-    def repeated() -> None:
-        for _ in range(SINGLES):
-            translate()
-
-    seconds = [cpu_seconds(repeated) for _ in range(ROUNDS)]
-    return Row(f"single translate, 4 levels, {name}", median(seconds) / SINGLES * 1e6, "us", target)
-
-
-def first_row(name: str, count: int, fresh: Callable[[], Callable[[], object]]) -> Row:
-    """Time `count` translations of an IOMMU that is made anew for each round."""
-    seconds = [cpu_seconds(fresh()) for _ in range(ROUNDS)]
-    return Row(f"single translate, 4 levels, {name}", median(seconds) / count * 1e6, "us")

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from pasidlab.devices import Endpoint, Idxd, Work
 from pasidlab.devices.endpoint import Done
-from pasidlab.devices.idxd.descriptors import DsaCompletion, Flags, IaaCompletion, parse, status_name
+from pasidlab.devices.idxd.descriptors import Descriptor, DsaCompletion, Flags, IaaCompletion, parse, status_name
 from pasidlab.devices.idxd.endpoint import USER_WQ
 from pasidlab.devices.idxd.engine import IAA
 from pasidlab.devices.idxd.portals import error_name
@@ -146,11 +146,12 @@ class Submissions(MachineState):
             if isinstance(claimed, Refusal):
                 return self._settle(claimed)
             data = descriptor(claimed, data[4:])
-        uncleared = _clear_record(task, data)
+        sent = parse(data)
+        uncleared = _clear_record(task, sent)
         endpoint.driver.process_misc_interrupts()
         part = self._send(task, endpoint, instruction, data, Work(), portal_offset(USER_WQ, portal))
         error = endpoint.driver.process_misc_interrupts()
-        record = _record_text(task, endpoint, data, uncleared)
+        record = _record_text(task, endpoint, sent, uncleared)
         detail = (_answer_text(instruction, part), "" if error is None else _error_text(error), record)
         return self._settle(part, detail=tuple(line for line in detail if line))
 
@@ -246,18 +247,17 @@ def _error_text(error: Swerr) -> str:
     return f"SWERR: error {error.error:#04x} ({error_name(error.error)}){place}"
 
 
-def _clear_record(task: Task, data: bytes) -> Signalled | None:
+def _clear_record(task: Task, sent: Descriptor) -> Signalled | None:
     """Clear the status that the program will poll, as every program must; return why it cannot."""
-    sent = parse(data)
     if not sent.flags & Flags.CRAV:
         return None
     assert task.mm is not None
     return task.mm.write(sent.completion_addr, b"\0")
 
 
-def _record_text(task: Task, endpoint: Idxd, data: bytes, uncleared: Signalled | None) -> str:
+def _record_text(task: Task, endpoint: Idxd, sent: Descriptor, uncleared: Signalled | None) -> str:
     """Say what the program finds where its descriptor wants the completion record."""
-    sent, kind = parse(data), endpoint.hw.engine.kind
+    kind = endpoint.hw.engine.kind
     if not sent.flags & Flags.CRAV:
         return ""
     place = f"completion record at {sent.completion_addr:#x}"

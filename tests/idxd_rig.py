@@ -1,4 +1,4 @@
-"""A DSA or IAA before memory that a test controls, page by page and PASID by PASID."""
+"""A DSA or IAA before memory that a test controls, page by page and PASID by PASID; and one in a machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, MachineSpec, ProcessSpec
+from pasidlab.devices.idxd import Idxd
 from pasidlab.devices.idxd import registers as reg
 from pasidlab.devices.idxd.descriptors import Flags, IaaOpcode, Opcode, build, build_iaa
 from pasidlab.devices.idxd.device import IdxdDevice
 from pasidlab.devices.idxd.engine import DSA, IAA, Finished
 from pasidlab.devices.idxd.registers import Cmd, Cmdsts, Command, Grpcfg, Portal, Wqcfg, WqMode, portal_offset
 from pasidlab.drivers.hardware import Denied, Moved, Seen
+from pasidlab.hw.cpu import Answer, Instruction
+from pasidlab.machine import Machine
 from pasidlab.rules import Rule
 
 PAGE = 4096
@@ -19,6 +23,13 @@ A, B = 0x11, 0x22
 """Two PASIDs, of the owners "a" and "b"."""
 OWNERS: dict[int | None, str] = {A: "a", B: "b", None: "kernel"}
 SRC, DST, REC, LIST = 0x10000, 0x20000, 0x30000, 0x40000
+
+ACCEPTED, RETRY = Answer.ACCEPTED, Answer.RETRY
+NOOP = build(Opcode.NOOP)
+DEDICATED = {"mode": WqMode.DEDICATED, "pasid": A}
+ENQCMD, MOVDIR64B = Instruction.ENQCMD, Instruction.MOVDIR64B
+RW = 0x1000_0000
+"""Memory of a process of a machine."""
 
 DENIED = Rule("test.idxd-denied", "a test", "as the test wants it", "no access to {address:#x}")
 
@@ -157,3 +168,29 @@ def memmove(size: int = 64, flags: int = 0, source: int = SRC, destination: int 
 
 def iaa_move(size: int = 64, flags: int = 0) -> bytes:
     return build_iaa(IaaOpcode.MEMMOVE, flags, source1=SRC, destination=DST, source1_size=size)
+
+
+def machine(cpu: CpuSpec | None = None, iommu: IommuSpec | None = None, kernel: str = "v7.3", **keys: Any) -> Machine:
+    device = {"name": "dsa0", "iommu": "iommu0", "kind": "dsa", "pasid_bits": 8} | keys
+    spec = MachineSpec(
+        kernel=kernel,
+        cpu=cpu or CpuSpec(arch="x86"),
+        iommu=[iommu or IommuSpec("iommu0")],
+        device=[DeviceSpec(**device)],
+        process=[ProcessSpec("a"), ProcessSpec("b")],
+    )
+    return Machine(spec)
+
+
+def idxd(m: Machine) -> Idxd:
+    endpoint = m.endpoints["dsa0"]
+    assert isinstance(endpoint, Idxd)
+    return endpoint
+
+
+def opened(**keys: Any) -> Machine:
+    """A machine where process a has the device open and its portal mapped."""
+    m = machine(**keys)
+    assert m.bind("dsa0", "a", "h").result == "ok"
+    assert m.mmap_portal("a", "dsa0").result == "ok"
+    return m

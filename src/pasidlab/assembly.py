@@ -24,6 +24,7 @@ from pasidlab.drivers.hardware import Hardware, IommuDriver
 from pasidlab.drivers.intel.driver import DeviceTraits as SourceTraits
 from pasidlab.drivers.intel.driver import IntelDriver
 from pasidlab.drivers.mock import MockDriver
+from pasidlab.drivers.mock_caches import DETACH_STEPS
 from pasidlab.hw.smmuv3.features import GRANULES, StallModel
 from pasidlab.hw.smmuv3.features import Features as SmmuFeatures
 from pasidlab.hw.vtd.features import Features as VtdFeatures
@@ -146,7 +147,14 @@ def _make_smmu(driver: ArmSmmuDriver, spec: IommuSpec) -> IommuDevice:
         coherent=spec.sva,
     )
     caches = spec.caches is not False
-    return driver.instance(spec.name, features, spec.max_pasids, per_device=spec.per_device_pasid_space, caches=caches)
+    return driver.instance(
+        spec.name,
+        features,
+        spec.max_pasids,
+        per_device=spec.per_device_pasid_space,
+        caches=caches,
+        detach=spec.detach,
+    )
 
 
 def _make_vtd(driver: IntelDriver, spec: IommuSpec) -> IommuDevice:
@@ -167,7 +175,10 @@ def _make_vtd(driver: IntelDriver, spec: IommuSpec) -> IommuDevice:
 def _make_mock(driver: MockDriver, spec: IommuSpec) -> IommuDevice:
     computed = driver.max_pasids(spec.ops, spec.pasid_bits)
     bound = computed if spec.max_pasids is None else spec.max_pasids
-    return driver.instance(spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva)
+    detach = (spec.detach or DETACH_STEPS) if spec.caches else ()
+    return driver.instance(
+        spec.name, bound, spec.ops, per_device=spec.per_device_pasid_space, sva=spec.sva, detach=detach
+    )
 
 
 def _make_device(parts: Assembly, spec: DeviceSpec) -> Device:

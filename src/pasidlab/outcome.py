@@ -130,6 +130,7 @@ class Outcome:
         holders: for ENOSPC, who holds each number that would have served.
         work: what a device, or the process itself, did to memory.
         detail: for `show`, lines of text.
+        submitter: of a job that was done or answered for, whose it was.
     """
 
     result: str
@@ -139,6 +140,7 @@ class Outcome:
     holders: tuple[tuple[int, str], ...] = ()
     work: Done | None = None
     detail: tuple[str, ...] = ()
+    submitter: str = ""
 
 
 def holder_text(holders: tuple[tuple[int, str], ...]) -> str:

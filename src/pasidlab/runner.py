@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from pasidlab.decode import convert
-from pasidlab.description import MODELS, NOBODY, on_model
+from pasidlab.description import MODELS, NOBODY, MachineSpec, on_model
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
 from pasidlab.rules import RULES, Finding
-from pasidlab.scenario import Scenario, Step
+from pasidlab.scenario import Scenario, Step, perform
 from pasidlab.schemes import SCHEMES, Options, Scheme, find_schemes
 
 T = TypeVar("T", int, str)
@@ -32,6 +32,7 @@ class StepReport:
         number: counts from 1.
         unmet: what was expected and did not come.
         trespass: the process that submitted, where the work was done in memory that is not its own; else empty.
+        during: the step of an IOMMU's driver after which it happened, inside the call of a step before; else empty.
     """
 
     number: int
@@ -40,6 +41,7 @@ class StepReport:
     outcome: Outcome
     unmet: tuple[str, ...] = ()
     trespass: str = ""
+    during: str = ""
 
     @property
     def result(self) -> str:
@@ -55,6 +57,7 @@ class StepReport:
             "step": self.number,
             "do": self.do,
             "subject": self.subject,
+            "during": self.during or None,
             "result": outcome.result,
             "pasid": outcome.pasid,
             "rule": outcome.rule or None,
@@ -152,37 +155,39 @@ def machine_at(
         raise InputError(f"step {steps}: no such step; allowed: 0 (before the first) to {last}")
     if model is not None:
         scenario = on_model(scenario, model)
-    with _blamed(classes[0]):
+    with blamed(classes[0]):
         machine = Machine(scenario, classes[0](scenario.options))
-        for step in scenario.step[:steps]:
-            step.perform(machine)
+        for _ in perform(machine, scenario.step[:steps]):
+            pass
     return machine
 
 
 def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
-    report = Report(scenario.title, scheme.name, scenario.kernel, _settings(scenario))
+    report = Report(scenario.title, scheme.name, scenario.kernel, settings_of(scenario))
     case = (*dict.fromkeys(iommu.model for iommu in scenario.iommu), scheme.name)
-    with _blamed(scheme):
+    with blamed(scheme):
         machine = Machine(scenario, scheme(scenario.options))
-    for number, step in enumerate(scenario.step, start=1):
-        with _blamed(scheme):
-            outcome = step.perform(machine)
-        unmet = tuple(_unmet(step, outcome, case))
-        trespass = _trespass(step, machine, outcome)
-        report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass))
+        for number, (step, outcome) in enumerate(perform(machine, scenario.step), start=1):
+            unmet = tuple(_unmet(step, outcome, case))
+            trespass = _trespass(step, machine, outcome)
+            during = step.during or ""
+            report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass, during))
     report.findings.extend(machine.kernel.findings)
     return report
 
 
-def _settings(scenario: Scenario) -> dict[str, Any]:
-    """Return what the scenario sets besides its kernel."""
+def settings_of(spec: MachineSpec) -> dict[str, Any]:
+    """Return the switches and options of a machine that differ from their defaults."""
     defaults = msgspec.structs.asdict(Options())
-    options = msgspec.structs.asdict(scenario.options)
-    return dict(scenario.switches) | {key: value for key, value in options.items() if value != defaults[key]}
+    options = msgspec.structs.asdict(spec.options)
+    return dict(spec.switches) | {key: value for key, value in options.items() if value != defaults[key]}
 
 
 def _trespass(step: Step, machine: Machine, outcome: Outcome) -> str:
-    """Return the submitting process if a device did its work in memory of somebody else."""
+    """Return the submitting process if its work was done in memory of somebody else, or by somebody else's page."""
+    if outcome.submitter:
+        own = outcome.work is None or outcome.work.owner == outcome.submitter
+        return "" if own else outcome.submitter
     submitter = getattr(step, "process", None)
     mm = machine.processes[submitter].mm if submitter in machine.processes else None
     if outcome.work is None or mm is None or outcome.work.owner == mm.name or not outcome.work.data:
@@ -190,7 +195,7 @@ def _trespass(step: Step, machine: Machine, outcome: Outcome) -> str:
     return str(submitter)
 
 
-class _blamed:  # noqa: N801 - reads as a phrase: `with _blamed(scheme)`
+class blamed:  # noqa: N801 - reads as a phrase: `with blamed(scheme)`
     """Turn an exception out of a user's scheme into an InputError that names file, line and class."""
 
     def __init__(self, scheme: type[Scheme]) -> None:

@@ -6,14 +6,14 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
-from pasidlab.description.spec import DeviceSpec, MachineSpec, architecture
+from pasidlab.description.spec import DeviceSpec, IommuSpec, MachineSpec, architecture
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import InputError
 
 MOCK, ARM_SMMU_V3, INTEL_VTD = "mock", "arm-smmu-v3", "intel-vtd"
 IOMMU_KEYS: dict[str, tuple[str, ...]] = {
-    MOCK: (),
-    ARM_SMMU_V3: ("ssid_bits", "sid_bits", "two_level", "stall", "granule", "httu", "ats", "pri", "caches"),
+    MOCK: ("caches", "detach"),
+    ARM_SMMU_V3: ("ssid_bits", "sid_bits", "two_level", "stall", "granule", "httu", "ats", "pri", "caches", "detach"),
     INTEL_VTD: ("scalable", "five_level", "caching_mode", "ats", "pri", "caches"),
 }
 """What an IOMMU of each model has beside what all have."""
@@ -66,10 +66,24 @@ def check_iommu_model(index: int, spec: MachineSpec) -> None:
         raise InputError(f"{place}: only a mock acts like other drivers; leave it out for {iommu.model}")
     if iommu.pri and not (iommu.model == INTEL_VTD if iommu.ats is None else iommu.ats):
         raise InputError(f"iommu[{index}].pri = True: needs ats = true")
+    _check_detach(f"iommu[{index}]", iommu)
     others = {other.model for other in spec.iommu} - {iommu.model, MOCK}
     if iommu.model == INTEL_VTD and others:
         place = f"iommu[{index}].model = {INTEL_VTD!r}"
         raise InputError(f"{place}: this machine has an {ARM_SMMU_V3} too, and no page table suits both")
+
+
+def _check_detach(place: str, iommu: IommuSpec) -> None:
+    """Check what a driver shall do to take an entry away."""
+    steps = iommu.detach
+    if steps is None:
+        return
+    if "table" not in steps:
+        raise InputError(f"{place}.detach = {steps!r}: has no 'table', without which nothing is taken away")
+    if len(set(steps)) < len(steps):
+        raise InputError(f"{place}.detach = {steps!r}: names a step twice")
+    if iommu.model == MOCK and not iommu.caches:
+        raise InputError(f"{place}.detach: a mock has nothing to invalidate without caches = true")
 
 
 def check_device_model(index: int, spec: MachineSpec) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from pasidlab.devices import SubmitBy
+from pasidlab.drivers.hardware import FREED
 from pasidlab.drivers.traits import Mode
 from pasidlab.hw.cpu import Arm64Cpu, X86Cpu
 from pasidlab.linux.profiles import DEFAULT_PROFILE
@@ -19,7 +20,7 @@ Name = Annotated[
     Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$", description="text without control characters"),
 ]
 KERNEL, NOBODY = "kernel", "nobody"
-RESERVED_NAMES = (KERNEL, NOBODY)
+RESERVED_NAMES = (KERNEL, NOBODY, FREED)
 """What `expect_work` calls memory that is no process's."""
 StreamId = Annotated[int, Meta(ge=0, lt=1 << 24)]
 SourceId = Annotated[
@@ -33,6 +34,7 @@ PageSize = Literal[4096, 16384, 65536, "4K", "16K", "64K"]
 PAGE_SHIFTS: dict[int | str, int] = {4096: 12, 16384: 14, 65536: 16, "4K": 12, "16K": 14, "64K": 16}
 """log2 of each page size, in bytes or as kernels call it."""
 PasidBits = Annotated[int, Meta(ge=0, le=20)]
+DetachStep = Literal["table", "iotlb", "atc"]
 
 
 class CpuSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +78,10 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         five_level: of an intel-vtd, first-stage tables of 5 levels (else true).
         caching_mode: of an intel-vtd, it may cache what is not present (else false).
         ats, pri: of both, PCIe ATS and page requests (else true for an intel-vtd, false for an arm-smmu-v3).
-        caches: of both, it keeps configuration and translations until they are invalidated (else true).
+        caches: of both, it keeps configuration and translations until they are invalidated (else true); of a mock, it
+            and its PCIe devices keep which address space a PASID names (else false).
+        detach: of a mock with caches and of an arm-smmu-v3, what its driver does to take an entry away, in order; what
+            is left out is not done (else table, iotlb, atc; Linux's Arm driver exchanges the last two).
     """
 
     name: Name
@@ -98,6 +103,7 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ats: bool | None = None
     pri: bool | None = None
     caches: bool | None = None
+    detach: list[DetachStep] | None = None
 
     @property
     def substream_bits(self) -> int:

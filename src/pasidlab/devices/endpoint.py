@@ -91,6 +91,15 @@ class Done:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a device has taken and not come to yet: a job under a number, by the rule by which it believes that."""
+
+    pasid: int | None
+    work: Work
+    rule: Rule
+
+
 DRIVER_FULL = Rule(
     "driver.numbers-exhausted",
     "the device's driver",
@@ -247,6 +256,11 @@ class Endpoint:
         if mm in self.mapped and self.scheme.may_map_portal(self.dev, mm):
             self.mapped.discard(mm)
 
+    def unmap_without(self, bond: IommuSva) -> None:
+        """Take the portal away from a process that may not map it any more once this bond is gone."""
+        if bond.mm in self.mapped and self.scheme.bars_portal_without(self.dev, bond):
+            self.mapped.discard(bond.mm)
+
     def mmap_portal(self, mm: MmStruct) -> Refusal | None:
         """Map the portal into a process, if the scheme's guard lets it."""
         if not self.dev.enqcmd_bar and self.submit is SubmitBy.REGISTER:
@@ -264,30 +278,41 @@ class Endpoint:
 
         A process with several bonds has a queue for each; without `bond` it is the first.
         """
+        accepted = self.queue_up(mm, work, bond)
+        return self.perform(accepted) if isinstance(accepted, Accepted) else accepted
+
+    def queue_up(self, mm: MmStruct, work: Work, bond: IommuSva | None = None) -> Accepted | Refusal:
+        """Take work for a queue of a process, as `ring`, without coming to it."""
         if bond is None and self.dev.iommu_group is not None:
             bond = bond_of(self.dev.iommu_group, mm)
         if bond is None:
             return NO_QUEUE.refuse(mm=mm.name, dev=self.dev.name)
-        return self._access_by(REGISTER_USED, bond.pasid, work)
+        return Accepted(bond.pasid, work, REGISTER_USED)
 
     def commands(self, work: Work) -> Iterator[Command]:
         """Yield what a program writes to the portal for a job; a device without descriptors has no use for the rest."""
         yield Command(bytes(SIZE))
 
     def receive(self, store: Store, work: Work, portal: int | None = None) -> Done | Verdict | None:
-        """Take a write to the portal; None when the device ignores it."""
+        """Take a write to the portal, and do the work; None when the device ignores it."""
+        accepted = self.accept(store, work, portal)
+        return self.perform(accepted) if isinstance(accepted, Accepted) else accepted
+
+    def accept(self, store: Store, work: Work, portal: int | None = None) -> Accepted | Verdict | None:
+        """Take a write to the portal without coming to the work; None when the device ignores it."""
         if not store.posted:
-            return self._access_by(PORTAL_BELIEVED, store.pasid, work)
+            return Accepted(store.pasid, work, PORTAL_BELIEVED)
         if self.sloppy:
-            return self._access_by(POSTED_BELIEVED, store.pasid, work)
+            return Accepted(store.pasid, work, POSTED_BELIEVED)
         self.dev.kernel.decided(POSTED_IGNORED, dev=self.dev.name)
         return None
 
-    def _access_by(self, rule: Rule, pasid: int, work: Work) -> Done | Faulted:
-        """Access memory, and report the rule by which the device believed the number."""
-        outcome = self.access(pasid, work)
+    def perform(self, accepted: Accepted) -> Done | Verdict:
+        """Do what was accepted, and report the rule by which the device believed the number."""
+        assert accepted.pasid is not None
+        outcome = self.access(accepted.pasid, accepted.work)
         if isinstance(outcome, Done):
-            self.dev.kernel.decided(rule, dev=self.dev.name, pasid=pasid)
+            self.dev.kernel.decided(accepted.rule, dev=self.dev.name, pasid=accepted.pasid)
         return outcome
 
     def access(self, pasid: int, work: Work) -> Done | Faulted:

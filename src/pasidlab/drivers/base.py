@@ -10,6 +10,7 @@ Linux 6.12.117 and 7.3.4.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.structs import Device, IommuDomain, IommuOps
 from pasidlab.rules import Refusal, Rule
 
+TABLE, IOTLB, ATC = "table", "iotlb", "atc"
+"""Steps in which drivers take an entry away: it is cleared and not cached any more; translations are forgotten."""
 SET_FAILED = Rule(
     "driver.set-failed",
     "set_dev_pasid of the IOMMU driver",
@@ -49,6 +52,14 @@ MM_DYING = Rule(
     Errno.EINVAL,
     "a caller must live in the mm (BUG_ON in the kernel)",
 )
+
+
+def in_steps(kernel: Kernel, steps: Sequence[str], do: Callable[[str], None]) -> None:
+    """Do the steps in their order, and let devices act after each but the last."""
+    for step in steps[:-1]:
+        do(step)
+        kernel.window(step)
+    do(steps[-1])
 
 
 @dataclass(slots=True, eq=False, repr=False)

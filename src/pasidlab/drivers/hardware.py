@@ -14,10 +14,13 @@ from pasidlab.linux.iopf import Fault
 from pasidlab.linux.structs import Device
 from pasidlab.rules import Faulted, Refusal, Rule
 
+FREED = "freed memory"
+"""Owner of memory that no process has any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """An access that took place: whose memory it was (a process, or "kernel"), and the bytes read or written."""
+    """An access that took place: whose memory it was (a process, "kernel", FREED), and the bytes read or written."""
 
     owner: str
     data: bytes

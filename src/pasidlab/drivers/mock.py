@@ -1,4 +1,4 @@
-"""An IOMMU driver that records calls, as the kernel's own self-test driver does; no tables, no caches.
+"""An IOMMU driver that records calls, as the kernel's own self-test driver does; no tables, and caches on request only.
 
 It answers as the driver that the records under `tests/data` were made with: -EINVAL for a domain of another
 instance (as arm-smmu-v3), an errno on request, and success otherwise; its blocked domain always takes a PASID. From
@@ -6,19 +6,24 @@ instance (as arm-smmu-v3), an errno on request, and success otherwise; its block
 
 What the driver was told is kept in `entries`, by (device, PASID): for this driver that is the hardware, and
 `translate()` answers from it whose memory a device reaches. `access()` looks into the process's page table anew each
-time, as the CPU does, and asks for a page that it cannot use.
+time, as the CPU does, and asks for a page that it cannot use. An instance with `detach` keeps what it has translated
+(`drivers.mock_caches`), which is how a teardown in the wrong order shows.
 
-Not modelled: stream tables, context descriptors, caches and their invalidation, what a kernel-managed domain maps (a
-read of it gives zeros); the drivers of real IOMMUs are for that.
+Decided here: a device leaves the fault queue when its entry is wholly taken away, as behind an arm-smmu-v3.
+Not modelled: stream tables, context descriptors, what is in freed memory and what a kernel-managed domain maps (reads
+give zeros); the drivers of real IOMMUs are for that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pasidlab import events
-from pasidlab.drivers.base import NO_SVA_TO_ENABLE, SET_FAILED, Driver
-from pasidlab.drivers.hardware import Denied, Moved, Seen
+from pasidlab.drivers.base import ATC, IOTLB, NO_SVA_TO_ENABLE, SET_FAILED, TABLE, Driver, in_steps
+from pasidlab.drivers.hardware import FREED, Denied, Moved, Seen
+from pasidlab.drivers.mock_caches import DMA_FREED, MockCaches
 from pasidlab.drivers.traits import RAW_CODES, TRAITS, Mode, Traits
 from pasidlab.errors import Errno
 from pasidlab.linux.iopf import (
@@ -110,6 +115,7 @@ class MockDriver(Driver):
         entries: what the hardware would translate with, by device and PASID.
         races: address and rights of a page request that arrives inside the next successful set, by device.
         fault_users: how many entries of a device have a fault handler.
+        caches: what the IOMMUs and their devices keep, those that keep anything.
     """
 
     entries: dict[tuple[Device, int], IommuDomain] = field(default_factory=dict)
@@ -118,6 +124,20 @@ class MockDriver(Driver):
     ops_by_mode: dict[Mode, IommuOps] = field(default_factory=dict)
     domain_ops: dict[tuple[IommuOps, DomainType], IommuDomainOps] = field(default_factory=dict)
     traits: dict[IommuOps, Traits] = field(default_factory=dict)
+    caches: MockCaches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.caches = MockCaches(self.kernel)
+
+    @property
+    def iotlb(self) -> dict[tuple[Device, int], IommuDomain]:
+        """What the IOMMUs have cached, by device and PASID."""
+        return self.caches.iotlb
+
+    @property
+    def atc(self) -> dict[tuple[Device, int], IommuDomain]:
+        """What each device has cached, by device and PASID."""
+        return self.caches.atc
 
     # --- instances ---------------------------------------------------------------------------------------------
 
@@ -129,10 +149,13 @@ class MockDriver(Driver):
         *,
         per_device: bool = True,
         sva: bool = True,
+        detach: Sequence[str] = (),
     ) -> IommuDevice:
-        """Return one IOMMU instance; instances of one mode share a driver."""
-        queue = IopfQueue()
-        return IommuDevice(name, self.ops(mode), max_pasids, queue, per_device, sva)
+        """Return one IOMMU instance; instances of one mode share a driver. One with steps of `detach` has caches."""
+        made = IommuDevice(name, self.ops(mode), max_pasids, IopfQueue(), per_device, sva)
+        if detach:
+            self.caches.detach[made] = tuple(detach)
+        return made
 
     def ops(self, mode: Mode = Mode.USUAL) -> IommuOps:
         """Return the driver's operations, made once per mode."""
@@ -172,9 +195,11 @@ class MockDriver(Driver):
         assert dev.iommu is not None
         return None if dev.iommu.sva else NO_SVA_FEATURE.refuse(dev=dev.name)
 
-    def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain:
-        """Make an SVA domain for the instance of `dev`."""
-        return self._new_domain(DomainType.SVA, dev, mm)
+    def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
+        """Make an SVA domain for the instance of `dev`; one with caches hears when the mm ends."""
+        domain = self._new_domain(DomainType.SVA, dev, mm)
+        refusal = self.caches.subscribe(domain) if dev.iommu in self.caches.detach else None
+        return refusal or domain
 
     def domain_alloc_paging(self, dev: Device) -> IommuDomain:
         """Make a domain for kernel-managed DMA."""
@@ -237,7 +262,9 @@ class MockDriver(Driver):
         return self._report_rid(dev, "B" if domain.type is DomainType.BLOCKED else "I", None)
 
     def domain_free(self, domain: IommuDomain) -> None:
-        """A domain holds nothing."""
+        """A domain holds nothing but, where there are caches, its part in hearing of its mm's end."""
+        if domain.mm is not None and domain.iommu in self.caches.detach:
+            self.caches.unsubscribe(domain)
 
     # --- the hardware ------------------------------------------------------------------------------------------
 
@@ -251,12 +278,27 @@ class MockDriver(Driver):
     def _write_entry(self, dev: Device, pasid: int, domain: IommuDomain) -> None:
         before = self.entries.get((dev, pasid))
         self.entries[dev, pasid] = domain
+        if before is not None and self.caches.detach:
+            self.caches.forget(dev, pasid, IOTLB)
+            self.caches.forget(dev, pasid, ATC)
         self._count_fault_users(dev, _takes_faults(domain) - _takes_faults(before))
 
     def clear_dev_pasid(self, dev: Device, pasid: int, old: IommuDomain | None) -> None:
-        """Clear the entry of (dev, pasid)."""
-        before = self.entries.pop((dev, pasid), None)
+        """Clear the entry of (dev, pasid), and do what its IOMMU's order says about caches."""
+        before = self.entries.get((dev, pasid))
+        steps = self.caches.detach.get(dev.iommu)
+        if steps is None:
+            self._take_away(dev, pasid, TABLE)
+        else:
+            in_steps(self.kernel, steps, partial(self._take_away, dev, pasid))
         self._count_fault_users(dev, -_takes_faults(before))
+
+    def _take_away(self, dev: Device, pasid: int, step: str) -> None:
+        """Do one step of clearing an entry."""
+        if step == TABLE:
+            self.entries.pop((dev, pasid), None)
+        else:
+            self.caches.forget(dev, pasid, step)
 
     def _count_fault_users(self, dev: Device, change: int) -> None:
         """Join the fault queue with the first entry that takes faults, leave it with the last (since 6.16)."""
@@ -286,11 +328,15 @@ class MockDriver(Driver):
         """Return the domain whose memory the device reaches under a PASID, or without (None)."""
         if pasid is None:
             return self._rid_domain(dev)
+        cached = self.caches.look_up(dev, pasid) if self.caches.detach else None
+        if cached is not None:
+            return cached
         domain = self.entries.get((dev, pasid))
         if domain is None:
             return DMA_NO_ENTRY.fault(dev=dev.name, pasid=pasid)
-        if domain.mm is not None and not domain.mm.mm_users:
+        if domain.mm is not None and self.caches.is_quiet(domain):
             return DMA_QUIET.fault(dev=dev.name, pasid=pasid, mm=domain.mm.name)
+        self.caches.fill(dev, pasid, domain)
         return domain
 
     def _rid_domain(self, dev: Device) -> IommuDomain | Faulted:
@@ -320,6 +366,9 @@ class MockDriver(Driver):
         mm = domain.mm
         if mm is None:
             return Moved(KERNEL, bytes(size) if data is None else data)
+        if mm.torn_down:
+            self.kernel.found(DMA_FREED, dev=dev.name, pasid=pasid, mm=mm.name)
+            return Moved(FREED, bytes(size) if data is None else data)
         facts = {"dev": dev.name, "address": address, "mm": mm.name, "pasid": pasid}
         physical = permitted_page(mm, address, data is not None)
         if physical is None and page_requests:

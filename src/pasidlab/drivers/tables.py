@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pasidlab.drivers.base import Driver
-from pasidlab.drivers.hardware import Moved
+from pasidlab.drivers.hardware import FREED, Moved
 from pasidlab.hw.transaction import Transferred
 from pasidlab.linux.iommu import iommu_attach_handle_get, iommu_setup_default_domain
 from pasidlab.linux.mm import process_memory
 from pasidlab.linux.structs import Device, IommuDomain, IommuDomainOps, IommuOps
 from pasidlab.rules import Faulted, Refusal
 
-FREED = "freed memory"
-"""Owner of memory that nobody has any more."""
 MOST_RETRIES = 8
 """How often a device may find its page gone again before the model gives up."""
 

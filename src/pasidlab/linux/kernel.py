@@ -2,7 +2,8 @@
 
 Source: `iommu_global_pasid_ida` (drivers/iommu/iommu.c), `iommu_sva_mms` (drivers/iommu/iommu-sva.c), v7.3.
 
-Not modelled: locks. Every call runs to its end before the next begins, as on the one CPU of the recorded kernels.
+Not modelled: locks. Every call runs to its end before the next begins, as on the one CPU of the recorded kernels; only
+devices may act inside one that takes a table entry away, where `window` says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pasidlab.pasid import Allocator, PasidSpace
 from pasidlab.rules import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pasidlab.linux.mm import MmStruct
     from pasidlab.linux.structs import Device, IommuDomain
@@ -94,10 +95,12 @@ class Kernel:
         memory: the machine's physical memory.
         page_alloc: who gives its pages out.
         pgtable: what its page tables look like; by the architecture, unless they were chosen.
+        at_window: called inside a call that takes a table entry away, with the step just done: table, iotlb or atc.
     """
 
     __slots__ = (
         "arch",
+        "at_window",
         "enqcmd_like",
         "fail_allocation",
         "findings",
@@ -131,6 +134,7 @@ class Kernel:
         self.arch = arch
         self.enqcmd_like = arch is Arch.X86
         self.force_tagged_sva = False
+        self.at_window: Callable[[str], None] | None = None
         self.iommu_global_pasid_ida = PasidSpace()
         self.global_users: dict[int, str] = {}
         self.iommu_sva_mms: dict[MmStruct, None] = {}
@@ -179,6 +183,11 @@ class Kernel:
         self.findings = [
             known for known in self.findings if not (known.rule is rule and facts.items() <= known.facts.items())
         ]
+
+    def window(self, step: str) -> None:
+        """Let others act between this step of a driver, which takes a table entry away, and its next."""
+        if self.at_window is not None:
+            self.at_window(step)
 
     def allocation_fails(self) -> bool:
         """Count one memory allocation; true when it is the one that was asked to fail."""

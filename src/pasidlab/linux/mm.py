@@ -177,6 +177,11 @@ class MmStruct:
         return f"process {self.name}" if self.mm_users else f"process {self.name}, exited, kept by a bond"
 
     @property
+    def torn_down(self) -> bool:
+        """Whether nobody lives in it and `exit_mmap()` is done: its pages may be anybody's."""
+        return not self.mm_users and not self.vmas
+
+    @property
     def pgd(self) -> int:
         """Physical address of its first page table, as TTBR0_EL1 or CR3 would have it; made on first use."""
         if self.pgd_page is None:

@@ -41,6 +41,13 @@ EXECED = Rule(
     "{task} left its address space and its number; its open files still hold their bonds",
     source=WAS_READ,
 )
+LEFT_MM = Rule(
+    "task.left-mm",
+    "exit_mm (kernel/exit.c)",
+    "the address space goes, the files are still open",
+    "{task} has left its address space and not closed its files yet",
+    source=WAS_READ,
+)
 EXITED = Rule(
     "task.exited",
     "do_exit: exit_mm before exit_files (kernel/exit.c)",
@@ -147,16 +154,26 @@ def _unshare_files(task: Task) -> None:
 
 def do_exit(task: Task) -> None:
     """End a task: `exit_mm`, and only then `exit_files`."""
+    exit_mm(task)
+    exit_files(task)
+    task.kernel.decided(EXITED, task=task.name)
+
+
+def exit_mm(task: Task) -> None:
+    """Leave the address space."""
     mm = task.mm
     assert mm is not None
     task.mm = None
     mmput(mm)
+
+
+def exit_files(task: Task) -> None:
+    """Leave the open files; the last who does closes them."""
     task.files.count -= 1
     if not task.files.count:
         for file in task.files.files:
             fput(file)
         task.files.files.clear()
-    task.kernel.decided(EXITED, task=task.name)
 
 
 def close_file(task: Task, file: File) -> None:

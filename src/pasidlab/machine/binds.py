@@ -11,13 +11,14 @@ from pasidlab.errors import ModelError
 from pasidlab.linux import sva
 from pasidlab.linux import task as tasks
 from pasidlab.linux.mm import MmStruct
-from pasidlab.machine.state import Binding, MachineState
+from pasidlab.machine.in_flight import InFlight
+from pasidlab.machine.state import Binding
 from pasidlab.outcome import NO_HANDLE, Outcome
 from pasidlab.rules import Refusal
 from pasidlab.schemes import Scheme
 
 
-class Binds(MachineState):
+class Binds(InFlight):
     """See the module docstring."""
 
     def bind(self, device: str, process: str, handle: str | None = None) -> Outcome:
@@ -65,18 +66,23 @@ class Binds(MachineState):
         taken = name in self.bindings and self.bindings[name].live
         return f"{name}#{len(self.bindings)}" if taken else name
 
-    def unbind(self, handle: str) -> Outcome:
-        """Undo a bind by its name; one that a driver's open made is closed in every process that has the file."""
+    def unbind(self, handle: str, *, stop: bool = True, drain: bool = True) -> Outcome:
+        """Undo a bind by its name; one that a driver's open made is closed in every process that has the file.
+
+        The driver stops the device's work and drains its page requests first, unless it is told to leave that out.
+        """
         binding = self.bindings.get(handle)
         if binding is None or not binding.live:
             return self._settle(NO_HANDLE.refuse(handle=handle))
         for task in self.processes.values():
             if binding.file in task.files.files:
                 task.files.files.remove(binding.file)
-        self._release(binding)
+        self._release(binding, stop=stop, drain=drain)
         return self._settle(None, binding.bond.pasid)
 
-    def _release(self, binding: Binding) -> None:
+    def _release(self, binding: Binding, *, stop: bool = True, drain: bool = True) -> None:
+        """Do what the driver's release does: nobody has the file any more."""
+        self._quiesce(binding, stop=stop, drain=drain)
         binding.live = False
         if binding.file is not None:
             binding.endpoint.release(binding.bond)

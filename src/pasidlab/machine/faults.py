@@ -8,12 +8,12 @@ from dataclasses import replace
 from pasidlab import events
 from pasidlab.errors import Errno
 from pasidlab.linux import iopf, ownership, reset, sva
-from pasidlab.machine.state import MachineState
+from pasidlab.machine.in_flight import InFlight
 from pasidlab.outcome import FAILURE_ARMED, KVA_ABSENT, Outcome
 from pasidlab.rules import RULES, Faulted, Refusal
 
 
-class Faults(MachineState):
+class Faults(InFlight):
     """See the module docstring."""
 
     def page_request(self, device: str, pasid: int | str | None, fault: Callable[[int | None], iopf.Fault]) -> Outcome:
@@ -25,10 +25,7 @@ class Faults(MachineState):
         if isinstance(number, Refusal):
             return self._settle(number)
         dev = self._endpoint(device).dev
-        with self._listening(events.PageResponded) as answers:
-            refusal = self.driver_of(dev).report(dev, fault(number))
-            if dev.fault_param is not None:
-                iopf.iopf_queue_flush_dev(dev)
+        refusal, answers = self._deliver(dev, fault(number))
         wire = tuple(f"on the wire: {answer.wire}" for answer in answers if answer.wire)
         if refusal is None and answers and answers[-1].code != iopf.ResponseCode.SUCCESS:
             decision, self._decision = self._decision, None

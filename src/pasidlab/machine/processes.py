@@ -48,6 +48,15 @@ class Processes(MachineState):
         """End a process or thread: its memory first, then its files."""
         return self._with_task(process, tasks.do_exit)
 
+    def exit_mm(self, process: str) -> Outcome:
+        """Do the first half of the exit of a last task; each file stays open until `unbind` closes it."""
+
+        def call(task: Task) -> None:
+            tasks.exit_mm(task)
+            self.kernel.decided(tasks.LEFT_MM, task=process)
+
+        return self._with_task(process, call)
+
     def enable_lam(self, process: str) -> Outcome:
         """`arch_prctl(ARCH_ENABLE_TAGGED_ADDR)`."""
         return self._with_task(process, prctl.prctl_enable_tagged_addr)

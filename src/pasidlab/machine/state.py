@@ -26,12 +26,22 @@ from pasidlab.schemes import Scheme, find_scheme
 
 @dataclass(slots=True, eq=False, repr=False)
 class Binding:
-    """A named handle: the bond, the device it was asked of, and the open file if a driver's open made it."""
+    """A named handle: the bond, the device it was asked of, and the open file if a driver's open made it.
+
+    `stopped` and `drained` tell what the driver has done to let it go.
+    """
 
     bond: sva.IommuSva
     endpoint: Endpoint
     file: tasks.File | None = None
     live: bool = True
+    stopped: bool = False
+    drained: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no other bind uses the bond."""
+        return self.bond.users == self.live
 
 
 E = TypeVar("E", bound=events.Event)
@@ -76,6 +86,15 @@ class MachineState:
     def driver_of(self, dev: structs.Device) -> IommuDriver:
         """Return the driver of the IOMMU in front of a device."""
         return self.parts.driver_of(dev)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let verbs be done inside another one, whose outcome they leave alone."""
+        decision = self._decision
+        try:
+            yield
+        finally:
+            self._decision = decision
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 

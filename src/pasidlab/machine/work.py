@@ -6,10 +6,12 @@ device does what they say. A job of several commands ends with the first that is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from pasidlab.devices import Endpoint, Idxd, Work
-from pasidlab.devices.endpoint import Done
+from pasidlab.devices.endpoint import Accepted, Done
 from pasidlab.devices.idxd.descriptors import Descriptor, DsaCompletion, Flags, IaaCompletion, parse, status_name
 from pasidlab.devices.idxd.endpoint import USER_WQ
 from pasidlab.devices.idxd.engine import IAA
@@ -30,7 +32,7 @@ from pasidlab.hw.cpu import (
 from pasidlab.linux import sva, traps
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.task import Task
-from pasidlab.machine.state import MachineState
+from pasidlab.machine.in_flight import InFlight, joined
 from pasidlab.outcome import (
     DMA_DONE,
     FOREIGN_HANDLE,
@@ -44,8 +46,21 @@ from pasidlab.outcome import (
 )
 from pasidlab.rules import Refusal, Signal, Signalled, Verdict
 
+P = TypeVar("P", Done, Accepted)
+Ring = Callable[[MmStruct, Work, sva.IommuSva | None], P | Verdict]
+Receive = Callable[[Store, Work], P | Verdict | None]
 
-class Submissions(MachineState):
+
+class Submission(NamedTuple):
+    """What a process submits; the keys of the step."""
+
+    instruction: Instruction | None
+    work: Work
+    claims: int | str
+    handle: str | None
+
+
+class Submissions(InFlight):
     """See the module docstring."""
 
     def mmap_portal(self, process: str, device: str) -> Outcome:
@@ -66,48 +81,48 @@ class Submissions(MachineState):
         *,
         claims: int | str = 0,
         handle: str | None = None,
+        job: str | None = None,
     ) -> Outcome:
         """Let a process submit work: by an instruction to the portal, or (None) to the queue its driver programmed.
 
         `claims` is the number that user space writes into bits 31:0 of the 64 bytes; `handle` picks the queue of a
-        process that has several on the device.
+        process that has several on the device. The work is done at once, or under the name of a `job` later.
         """
         task = self._task(process)
         if isinstance(task, Refusal):
             return self._settle(task)
         endpoint, mm = self._endpoint(device), task.mm
         assert mm is not None
-        if instruction is None:
-            return self._settle(self._ring(endpoint, mm, work, handle))
-        claimed = self._number(claims)
+        sent = Submission(instruction, work, claims, handle)
+        if job is None:
+            parts = self._hand_over(task, endpoint, sent, endpoint.ring, endpoint.receive)
+            return self._settle(joined(parts) if isinstance(parts, list) else parts)
+        accepted = self._job_taken(job) or self._hand_over(task, endpoint, sent, endpoint.queue_up, endpoint.accept)
+        return self._keep(job, mm, endpoint, work, accepted)
+
+    def _hand_over(
+        self, task: Task, endpoint: Endpoint, sent: Submission, ring: Ring[P], receive: Receive[P]
+    ) -> list[P] | Verdict | None:
+        """Hand a job to its device, which has a way to take work from a queue and one from its portal."""
+        if sent.instruction is None:
+            part = self._ring(task, endpoint, sent, ring)
+            return part if isinstance(part, Verdict) else [part]
+        claimed = self._number(sent.claims)
         if isinstance(claimed, Refusal):
-            return self._settle(claimed)
-        return self._settle(self._submit_all(task, endpoint, instruction, work, claimed))
-
-    def _submit_all(
-        self, task: Task, endpoint: Endpoint, instruction: Instruction, work: Work, claimed: int
-    ) -> Done | Verdict | None:
-        """Send the commands of a job, one after the other, and join what was done."""
+            return claimed
         assert task.mm is not None
-        parts: list[Done] = []
-        for command in endpoint.commands(work):
+        parts: list[P] = []
+        for command in endpoint.commands(sent.work):
             signalled = task.mm.write(command.store_at, command.store) if command.store else None
-            part = signalled or self._send(task, endpoint, instruction, descriptor(claimed, command.data[4:]), work)
-            if not isinstance(part, Done):
-                return part
-            parts.append(part)
-        return _joined(parts)
+            store = signalled or self._store(task, endpoint, sent.instruction, descriptor(claimed, command.data[4:]))
+            taken = store if isinstance(store, Verdict) else receive(store, sent.work)
+            if taken is None or isinstance(taken, Verdict):
+                return taken
+            parts.append(taken)
+        return parts
 
-    def _send(
-        self,
-        task: Task,
-        endpoint: Endpoint,
-        instruction: Instruction,
-        source: bytes,
-        work: Work,
-        portal: int | None = None,
-    ) -> Done | Verdict | None:
-        """Execute the instruction for one command, and hand to the device what reaches the bus."""
+    def _store(self, task: Task, endpoint: Endpoint, instruction: Instruction, source: bytes) -> Store | Verdict:
+        """Execute the instruction for one command, and return what reaches the device on the bus."""
         store = self.os.execute(task, instruction, source)
         if isinstance(store, Verdict):
             return store
@@ -115,7 +130,7 @@ class Submissions(MachineState):
         if task.mm not in endpoint.mapped:
             facts = {"instruction": instruction.value.upper(), "mm": task.mm.name, "dev": endpoint.dev.name}
             return PORTAL_UNMAPPED.signal(Signal.SIGSEGV, **facts)
-        return endpoint.receive(store, work, portal)
+        return store
 
     def submit_descriptor(
         self,
@@ -149,22 +164,26 @@ class Submissions(MachineState):
         sent = parse(data)
         uncleared = _clear_record(task, sent)
         endpoint.driver.process_misc_interrupts()
-        part = self._send(task, endpoint, instruction, data, Work(), portal_offset(USER_WQ, portal))
+        store = self._store(task, endpoint, instruction, data)
+        offset = portal_offset(USER_WQ, portal)
+        part = store if isinstance(store, Verdict) else endpoint.receive(store, Work(), offset)
         error = endpoint.driver.process_misc_interrupts()
         record = _record_text(task, endpoint, sent, uncleared)
         detail = (_answer_text(instruction, part), "" if error is None else _error_text(error), record)
         return self._settle(part, detail=tuple(line for line in detail if line))
 
-    def _ring(self, endpoint: Endpoint, mm: MmStruct, work: Work, handle: str | None) -> Done | Verdict:
+    def _ring(self, task: Task, endpoint: Endpoint, sent: Submission, ring: Ring[P]) -> P | Verdict:
         """Use the queue of a process, or the one that a handle names: a handle of its own, on that device."""
+        mm, handle = task.mm, sent.handle
+        assert mm is not None
         if handle is None:
-            return endpoint.ring(mm, work)
+            return ring(mm, sent.work, None)
         binding = self.bindings.get(handle)
         if binding is None or not binding.live:
             return NO_HANDLE.refuse(handle=handle)
         if binding.endpoint is not endpoint or binding.bond.mm is not mm:
             return FOREIGN_HANDLE.refuse(handle=handle, mm=mm.name, dev=endpoint.dev.name)
-        return endpoint.ring(mm, work, binding.bond)
+        return ring(mm, sent.work, binding.bond)
 
     def kernel_submit(self, device: str, work: Work) -> Outcome:
         """Let the kernel submit with ENQCMDS under the number that the device's driver took at probe."""
@@ -189,7 +208,7 @@ class Submissions(MachineState):
             if not isinstance(part, Done):
                 return part
             parts.append(part)
-        return _joined(parts)
+        return joined(parts)
 
     def dma(self, device: str, pasid: int | str, work: Work) -> Outcome:
         """Let a device access memory under a number that it has, from wherever."""
@@ -219,14 +238,6 @@ _ON_X86 = frozenset({Instruction.ENQCMD, Instruction.ENQCMDS})
 _POSTED = frozenset({Instruction.MOVDIR64B, Instruction.ST64B})
 _STATUS_BYTE = ("status", "fault_write")
 """Fields of the first byte of a completion record, which programs poll."""
-
-
-def _joined(parts: list[Done]) -> Done:
-    """Return several commands' work as one job's."""
-    if len(parts) == 1:
-        return parts[0]
-    owners = dict.fromkeys(part.owner for part in parts)
-    return Done(" and ".join(owners), parts[-1].pasid, b"".join(part.data for part in parts))
 
 
 def _answer_text(instruction: Instruction, part: Done | Verdict | None) -> str:

@@ -12,6 +12,9 @@ from pasidlab.description import NOBODY
 from pasidlab.rules import MODEL, RULES
 from pasidlab.runner import Report, StepReport
 
+_OF_DEVICES = ("submit", "complete", "answer", "handoff")
+"""Steps whose success has a reason that is worth a sentence."""
+
 
 def print_reports(reports: list[Report], console: Console) -> None:
     """Print the reports of one scenario, one column each."""
@@ -37,7 +40,9 @@ def _table(reports: list[Report]) -> Table:
         table.add_column(escape(report.scheme), overflow="fold")
     for steps in zip(*(report.steps for report in reports), strict=True):
         first = steps[0]
-        table.add_row(str(first.number), escape(f"{first.do} {first.subject}".strip()), *(_cell(s) for s in steps))
+        during = f" (during {first.during})" if first.during else ""
+        does = f"{first.do} {first.subject}".strip() + during
+        table.add_row(str(first.number), escape(does), *(_cell(s) for s in steps))
     return table
 
 
@@ -46,7 +51,7 @@ def _cell(step: StepReport) -> str:
     text = outcome.result
     if outcome.result == "ok" and outcome.pasid is not None:
         text += f" {outcome.pasid}"
-    if outcome.work is not None and outcome.work.owner != NOBODY:
+    if outcome.work is not None and (step.trespass or outcome.work.owner != NOBODY):
         text += f" in {outcome.work.owner}"
     if step.trespass:
         text += f", not {step.trespass}"
@@ -82,7 +87,7 @@ def _sentence(step: StepReport) -> str:
     outcome = step.outcome
     if outcome.detail and outcome.result == "ok":
         return escape("; ".join(outcome.detail))
-    if outcome.result == "ok" and not (step.do in ("submit", "handoff") and outcome.why):
+    if outcome.result == "ok" and not (step.do in _OF_DEVICES and outcome.why):
         return ""
     rule = RULES.get(outcome.rule)
     source = f"; {rule.source}" if rule and rule.source != MODEL else ""

@@ -9,5 +9,6 @@ from pasidlab.scenario.checks import RESULTS
 from pasidlab.scenario.load import Scenario
 from pasidlab.scenario.step import Step
 from pasidlab.scenario.steps import AnyStep
+from pasidlab.scenario.windows import perform
 
-__all__ = ["RESULTS", "AnyStep", "Scenario", "Step"]
+__all__ = ["RESULTS", "AnyStep", "Scenario", "Step", "perform"]

@@ -48,11 +48,13 @@ class BindDevicePasid(BindStep, frozen=True, kw_only=True, tag="bind_device_pasi
 
 
 class Unbind(Step, frozen=True, tag="unbind"):
-    """Undo a bind."""
+    """Undo a bind; the driver stops the device and drains its page requests first, unless it is told not to."""
 
     handle: Name
+    stop: bool = True
+    drain: bool = True
     uses: ClassVar = {"handle": "handle"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Unbind."""
-        return machine.unbind(self.handle)
+        return machine.unbind(self.handle, stop=self.stop, drain=self.drain)

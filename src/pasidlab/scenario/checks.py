@@ -25,6 +25,7 @@ def check_steps(spec: MachineSpec, steps: Iterable[Step]) -> None:
         "process": {p.name for p in spec.process},
         "handle": set[str](),
         "number": set[str](),
+        "job": set[str](),
     }
     for index, step in enumerate(steps):
         try:
@@ -68,7 +69,10 @@ def _check_names(step: Step, known: dict[str, set[str]]) -> None:
 
 
 def _note_name(step: Step, known: dict[str, set[str]]) -> None:
-    """Remember the name that a step gives; a handle without one is named after its device and process."""
+    """Remember the names that a step gives; a handle without one is named after its device and process."""
+    job = getattr(step, "job", None)
+    if job is not None:
+        known["job"].add(job)
     if not step.makes:
         return
     made = getattr(step, "as_", None)

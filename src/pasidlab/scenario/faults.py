@@ -24,6 +24,7 @@ class PageRequest(Step, frozen=True, tag="page_request"):
     last: bool = True
     group: Annotated[int, Meta(ge=0, le=511)] = 0
     uses: ClassVar = DEVICE | {"pasid": "number"}
+    fits_window: ClassVar = True
 
     def perform(self, machine: Machine) -> Outcome:
         """Ask."""

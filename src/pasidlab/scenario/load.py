@@ -13,6 +13,7 @@ from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.scenario.checks import check_steps
 from pasidlab.scenario.steps import AnyStep
+from pasidlab.scenario.windows import check_windows
 
 
 class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,4 +43,5 @@ class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         check(scenario)
         profile(scenario.kernel).with_switches(dict(scenario.switches))
         check_steps(scenario, scenario.step)
+        check_windows(scenario.step)
         return scenario

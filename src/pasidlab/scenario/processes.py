@@ -51,6 +51,14 @@ class Exit(OnProcess, frozen=True, tag="exit"):
         return machine.exit(self.process)
 
 
+class ExitMm(OnProcess, frozen=True, tag="exit_mm"):
+    """The address space of a last task goes; its files stay open until they are unbound."""
+
+    def perform(self, machine: Machine) -> Outcome:
+        """Leave it."""
+        return machine.exit_mm(self.process)
+
+
 class EnableLam(OnProcess, frozen=True, tag="enable_lam"):
     """Turn x86 LAM on for a process."""
 
@@ -62,6 +70,8 @@ class EnableLam(OnProcess, frozen=True, tag="enable_lam"):
 class Load(OnProcess, frozen=True, tag="load"):
     """A process reads its memory."""
 
+    fits_window: ClassVar = True
+
     address: Address = 0x1000_0000
     size: Annotated[int, Meta(ge=1, le=65536)] = 16
 
@@ -72,6 +82,8 @@ class Load(OnProcess, frozen=True, tag="load"):
 
 class Store(OnProcess, frozen=True, tag="store"):
     """A process writes its memory."""
+
+    fits_window: ClassVar = True
 
     address: Address = 0x1000_0000
     data: Annotated[str, Meta(max_length=65536)] = "stored"

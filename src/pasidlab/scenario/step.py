@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from pasidlab.description import MachineSpec, Name
+from pasidlab.description import DetachStep, MachineSpec, Name
 from pasidlab.hw.cpu import MAX_PASID
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE
 
@@ -30,6 +30,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
         expect_data: the bytes, as text, that must have been read or written there.
         expect_detail: a text that the detail must contain (of `show`, `invalidate_kva` and `descriptor`).
         note: text for the reader.
+        during: it happens inside the call of the step before it that has no such key, after this step of a driver.
     """
 
     expect: str | dict[str, str] | None = None
@@ -38,11 +39,14 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fi
     expect_data: str | dict[str, str] | None = None
     expect_detail: str | dict[str, str] | None = None
     note: str = ""
+    during: DetachStep | None = None
 
     uses: ClassVar[dict[str, str]] = {}
-    """Keys that name something, with the kind of thing: device, process, iommu, handle, number."""
+    """Keys that name something, with the kind of thing: device, process, iommu, handle, number, job."""
     makes: ClassVar[str] = ""
     """What the key `as` gives a name to: handle, number or process."""
+    fits_window: ClassVar[bool] = False
+    """Whether it can happen inside a call of the kernel, as what devices, instructions and the fault worker do."""
 
     @property
     def verb(self) -> str:

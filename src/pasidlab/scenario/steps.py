@@ -7,7 +7,7 @@ from typing import ClassVar
 from pasidlab.description import Name
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
-from pasidlab.scenario import attachments, binds, faults, processes, work
+from pasidlab.scenario import attachments, binds, faults, in_flight, processes, work
 from pasidlab.scenario.step import DEVICE, PROCESS, Step
 
 
@@ -17,6 +17,7 @@ class Show(Step, frozen=True, tag="show"):
     process: Name | None = None
     device: Name | None = None
     uses: ClassVar = PROCESS | DEVICE
+    fits_window: ClassVar = True
 
     def perform(self, machine: Machine) -> Outcome:
         """Look."""
@@ -39,6 +40,7 @@ AnyStep = (
     | processes.Clone
     | processes.Exec
     | processes.Exit
+    | processes.ExitMm
     | processes.EnableLam
     | processes.Load
     | processes.Store
@@ -50,6 +52,11 @@ AnyStep = (
     | work.KernelSubmit
     | work.Dma
     | work.Handoff
+    | in_flight.Complete
+    | in_flight.Ask
+    | in_flight.Answer
+    | in_flight.Stop
+    | in_flight.Drain
     | faults.PageRequest
     | faults.Discard
     | faults.ResetPrepare

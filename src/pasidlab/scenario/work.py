@@ -34,6 +34,8 @@ class MmapPortal(OnDevice, frozen=True, tag="mmap_portal"):
 class Job(Step, frozen=True, kw_only=True):
     """A step that lets a device work; by default it writes at the start of the read-write area."""
 
+    fits_window: ClassVar = True
+
     access: Access = Access.WRITE
     address: Address = 0x1000_0000
     data: Annotated[str, Meta(max_length=65536)] = "work"
@@ -49,7 +51,7 @@ class Submit(Job, frozen=True, tag="submit"):
     """A process submits work. Without `instruction` it goes to the queue that the device's driver programmed.
 
     `claims` is the number that user space writes where the device looks for the PASID; `handle` picks one of several
-    queues of the process.
+    queues of the process. `job` names work that the device accepts and does not do yet.
     """
 
     process: Name
@@ -57,18 +59,26 @@ class Submit(Job, frozen=True, tag="submit"):
     instruction: Instruction | None = None
     claims: SentPasid = 0
     handle: Name | None = None
+    job: Name | None = None
     uses: ClassVar = PROCESS | DEVICE | {"claims": "number", "handle": "handle"}
 
     def perform(self, machine: Machine) -> Outcome:
         """Submit."""
         return machine.submit(
-            self.process, self.device, self.instruction, self.work, claims=self.claims, handle=self.handle
+            self.process,
+            self.device,
+            self.instruction,
+            self.work,
+            claims=self.claims,
+            handle=self.handle,
+            job=self.job,
         )
 
     @property
     def subject(self) -> str:
-        """The names, and how."""
-        return f"{self.process} {self.device} {self.instruction.value if self.instruction else 'register'}"
+        """The names, and how; of work that is not done at once the job's name too."""
+        how = self.instruction.value if self.instruction else "register"
+        return f"{self.process} {self.device} {how}" + ("" if self.job is None else f" as {self.job}")
 
 
 class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
@@ -98,6 +108,7 @@ class SubmitDescriptor(Step, frozen=True, kw_only=True, tag="descriptor"):
     claims: SentPasid = 0
     portal: Literal["limited", "unlimited", "limited_ims", "unlimited_ims"] = "limited"
     uses: ClassVar = PROCESS | DEVICE | {"claims": "number"}
+    fits_window: ClassVar = True
 
     def perform(self, machine: Machine) -> Outcome:
         """Send it."""

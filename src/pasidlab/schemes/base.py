@@ -8,6 +8,7 @@ a default that is right for a scheme with one global space; see docs/schemes.md 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pasidlab.errors import Errno
@@ -17,7 +18,6 @@ from pasidlab.linux.sva import (
     BIND_NO_MEMORY,
     IommuMmData,
     IommuSva,
-    bond_of,
     has_portal,
     iommu_sva_release_bond,
     no_number,
@@ -173,9 +173,14 @@ class Scheme(ABC):
         """Whether numbers of this device mean nothing elsewhere."""
         return self.driver_owns_pasids(dev)
 
+    def normal_bonds(self, dev: Device, mm: MmStruct) -> Sequence[IommuSva]:
+        """Return the bonds of the mm on the device that `iommu_sva_bind_device()` made, the oldest first."""
+        return () if dev.iommu_group is None else dev.iommu_group.bonds.get(mm, ())
+
     def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
-        """Return a bond of the mm on the device that `iommu_sva_bind_device()` made."""
-        return None if dev.iommu_group is None else bond_of(dev.iommu_group, mm)
+        """Return the oldest of them."""
+        bonds = self.normal_bonds(dev, mm)
+        return bonds[0] if bonds else None
 
     def may_map_portal(self, dev: Device, mm: MmStruct) -> Refusal | None:
         """Whether a process may map the device's portal, by option `guard`; idxd does today what `mmap` asks for."""
@@ -184,6 +189,10 @@ class Scheme(ABC):
         if self.options.guard == "declared" and any(self.has_own_space(member) for member in dev.members):
             return PORTAL_NOT_ENQCMD.refuse(dev=dev.name)
         return None
+
+    def bars_portal_without(self, dev: Device, bond: IommuSva) -> bool:
+        """Whether its process may not map the device's portal once this bond is gone."""
+        return self.options.guard == "mmap" and all(other is bond for other in self.normal_bonds(dev, bond.mm))
 
     # --- what the core calls -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ group too, which cures v2's standing blockade (N1); an mm may have several local
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,8 @@ class HybridMmData(IommuMmData):
 
     @property
     def numbers(self) -> int:
-        """How many numbers the mm holds."""
-        return len(self.local) + (self.global_pasid is not None)
+        """How many numbers the mm holds; a pair at its global number is no second one."""
+        return len(self.local - self.normal) + (self.global_pasid is not None)
 
 
 class Hybrid(Scheme):
@@ -111,10 +112,10 @@ class Hybrid(Scheme):
             data.local.discard(handle)
             data.normal.discard(handle)
 
-    def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
+    def normal_bonds(self, dev: Device, mm: MmStruct) -> Sequence[IommuSva]:
         """Return the bond at the number that ENQCMD will carry, if the normal bind was called for it (d)."""
         data = mm.iommu_mm
         if dev.iommu_group is None or not isinstance(data, HybridMmData):
-            return None
+            return ()
         bond = dev.iommu_group.pasid_array.get(data.pasid)
-        return bond if isinstance(bond, IommuSva) and bond in data.normal else None
+        return (bond,) if isinstance(bond, IommuSva) and bond in data.normal else ()

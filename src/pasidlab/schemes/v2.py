@@ -7,6 +7,7 @@ Rows 0 to 2 are tested before any scheme is asked, rows 8 to 14 are `iommu_sva_b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,9 +100,9 @@ class V2(Scheme):
             return super().uses_number_of(dev, mm, pasid)
         return bool(data.numbers) and data.pasid == pasid
 
-    def normal_bond(self, dev: Device, mm: MmStruct) -> IommuSva | None:
-        """Return a bond of the mm in core mode."""
-        return None if mm.global_pasid is None else super().normal_bond(dev, mm)
+    def normal_bonds(self, dev: Device, mm: MmStruct) -> Sequence[IommuSva]:
+        """Return the bonds of the mm in core mode."""
+        return () if mm.global_pasid is None else super().normal_bonds(dev, mm)
 
     def _bind(self, dev: Device, mm: MmStruct, asked: int | None) -> IommuSva | Refusal:
         data = mm.iommu_mm

@@ -96,6 +96,17 @@ class IdxdDevice:
 
     def take(self, offset: int, data: bytes, *, posted: bool) -> Rule | None:
         """As `portal_write()`, and return why a write was not accepted."""
+        admitted = self.admit(offset, data, posted=posted)
+        if isinstance(admitted, Rule):
+            return admitted
+        wq, entry = admitted
+        wq.entries.append(entry)
+        if not self.held:
+            self.run()
+        return None
+
+    def admit(self, offset: int, data: bytes, *, posted: bool) -> tuple[WorkQueue, Entry] | Rule:
+        """Accept a write for its queue, which it does not join yet, or return why not."""
         index = offset // (reg.PORTAL_BYTES * reg.WQ_PORTALS)
         wq = self.queues[index] if 0 <= index < reg.NUM_WQS else None
         if wq is None or len(data) != DESCRIPTOR_BYTES:
@@ -106,10 +117,7 @@ class IdxdDevice:
             if posted:
                 self._drop(wq, data, DROPPED_ERRORS[refused])
             return refused
-        wq.entries.append(self._entry(wq, data))
-        if not self.held:
-            self.run()
-        return None
+        return wq, self._entry(wq, data)
 
     def _refuse_posted(self, wq: WorkQueue) -> Rule | None:
         dedicated = self.wqcfg(wq.index).mode is WqMode.DEDICATED
@@ -138,7 +146,7 @@ class IdxdDevice:
             wq = next((wq for wq in self._served if wq.entries), None)
             if wq is None:
                 break
-            self._execute(wq, wq.entries.popleft())
+            self.carry_out(wq, wq.entries.popleft())
             count += 1
         return count
 
@@ -150,11 +158,12 @@ class IdxdDevice:
         wq.entries.clear()
         for entry in waiting:
             if pasid is None or entry.pasid == pasid:
-                self._execute(wq, entry)
+                self.carry_out(wq, entry)
             else:
                 wq.entries.append(entry)
 
-    def _execute(self, wq: WorkQueue, entry: Entry) -> None:
+    def carry_out(self, wq: WorkQueue, entry: Entry) -> None:
+        """Execute one descriptor of a queue, and tell who wants to know."""
         done = self.engine.execute(wq, entry)
         if self._errors:
             self._take_errors()

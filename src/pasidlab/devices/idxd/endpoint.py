@@ -5,6 +5,7 @@ space, shared or dedicated; a shared queue 1 is the kernel's, where the driver h
 
 Decided here: a dedicated queue is enabled only while it has an owner; the outcome of a submission is that of its
 descriptor, as `Finished` tells it; a machine enables its queues at probe, as accel-config would.
+A descriptor that was accepted and not come to yet, as jobs of scenarios are, takes no room of its queue.
 Not modelled: several user queues in a scenario; `IdxdDriver` and `IdxdDevice` have all eight.
 """
 
@@ -19,6 +20,7 @@ from pasidlab.devices.endpoint import (
     PORTAL_BELIEVED,
     POSTED_BELIEVED,
     POSTED_IGNORED,
+    Accepted,
     Access,
     Command,
     Done,
@@ -31,6 +33,7 @@ from pasidlab.devices.idxd.driver import IdxdDriver, Wq, WqType
 from pasidlab.devices.idxd.engine import DSA, IAA, Finished
 from pasidlab.devices.idxd.library import commands
 from pasidlab.devices.idxd.portals import DEDICATED_NO_OWNER, POSTED_TO_SHARED
+from pasidlab.devices.idxd.queues import Entry, WorkQueue
 from pasidlab.devices.idxd.registers import PORTAL_BYTES, WQ_PORTALS, portal_offset
 from pasidlab.errors import Errno
 from pasidlab.hw.cpu import Store
@@ -78,6 +81,15 @@ RECORD_MISALIGNED = Rule(
     "{dev} did not run the descriptor: its completion record must lie at a multiple of {bytes} bytes",
     source="Intel DSA architecture specification; include/uapi/linux/idxd.h",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedDescriptor(Accepted):
+    """A descriptor that a portal has taken, and its queue."""
+
+    wq: WorkQueue
+    entry: Entry
+    posted: bool
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -204,7 +216,25 @@ class Idxd(Endpoint):
         if self._finished is None:
             self.dev.kernel.decided(QUEUED, dev=self.dev.name)
             return None
-        return self._outcome(self._finished, store)
+        return self._outcome(self._finished, posted=store.posted)
+
+    def accept(self, store: Store, work: Work, portal: int | None = None) -> Accepted | Verdict | None:
+        """Take a write to a portal, as `receive`, without coming to its descriptor."""
+        offset = portal_offset(USER_WQ) if portal is None else portal
+        admitted = self.hw.admit(offset, store.data, posted=store.posted)
+        if isinstance(admitted, Rule):
+            return self._not_taken(admitted, offset // (PORTAL_BYTES * WQ_PORTALS), posted=store.posted)
+        wq, entry = admitted
+        return AcceptedDescriptor(entry.pasid, work, QUEUED, wq, entry, store.posted)
+
+    def perform(self, accepted: Accepted) -> Done | Verdict:
+        """Come to a descriptor that was accepted; what is in the driver's own queue is like other devices' work."""
+        if not isinstance(accepted, AcceptedDescriptor):
+            return Endpoint.perform(self, accepted)
+        self._finished = None
+        self.hw.carry_out(accepted.wq, accepted.entry)
+        assert self._finished is not None
+        return self._outcome(self._finished, posted=accepted.posted)
 
     def _hear(self, finished: Finished) -> None:
         self._finished = finished
@@ -227,7 +257,7 @@ class Idxd(Endpoint):
             return {"limit": 0, "reason": reason}
         return {"limit": wq.size if wq.occupancy >= wq.size else wq.threshold, "reason": reason}
 
-    def _outcome(self, finished: Finished, store: Store) -> Done | Faulted:
+    def _outcome(self, finished: Finished, *, posted: bool) -> Done | Faulted:
         if finished.fault is not None:
             return finished.fault
         if finished.status == Status.RECORD_ALIGNMENT:
@@ -236,7 +266,7 @@ class Idxd(Endpoint):
             status = finished.status & ~FAULT_ON_WRITE
             return COMPLETED_WITH.fault(dev=self.dev.name, status=status, name=status_name(status))
         done = self._tell(finished)
-        rule = POSTED_BELIEVED if store.posted else PORTAL_BELIEVED
+        rule = POSTED_BELIEVED if posted else PORTAL_BELIEVED
         if self.hw.queues[finished.wq].dedicated:
             rule = DEDICATED_USED
         self.dev.kernel.decided(rule, dev=self.dev.name, pasid=finished.pasid)

@@ -9,6 +9,7 @@ Not modelled: locks; enforced cache coherency; nested domains of iommufd; dirty 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from pasidlab.drivers.arm_smmu_v3.device import read_ste
 from pasidlab.drivers.arm_smmu_v3.entries import (
@@ -31,12 +32,15 @@ from pasidlab.drivers.arm_smmu_v3.master import (
     cd_table_in_ste,
 )
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDomain, ArmSmmuMaster, ArmSmmuMasterDomain, Invs, Stage
+from pasidlab.drivers.base import ATC, IOTLB, TABLE, in_steps
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.structures import Cd, Eats, S1Dss, Ste
 from pasidlab.linux.iopf import iopf_queue_add_device, iopf_queue_remove_device
 from pasidlab.linux.structs import IOMMU_NO_PASID, DomainType, IommuDomain
 from pasidlab.rules import WAS_READ, Refusal, Rule
 
+_DETACH = (TABLE, ATC, IOTLB)
+"""Linux's order; a TLB entry is found only by the ASID of a CD that is still there, so that it may go last."""
 _SET_PASID = "arm_smmu_set_pasid (drivers/iommu/arm/arm-smmu-v3)"
 OTHER_SMMU = Rule(
     "arm-smmu-v3.other-smmu",
@@ -152,12 +156,12 @@ def arm_smmu_enable_ats(master: ArmSmmuMaster) -> None:
     master.pci_ats = True
 
 
-def arm_smmu_remove_master_domain(record: ArmSmmuMasterDomain, released: Invs) -> None:
+def arm_smmu_remove_master_domain(record: ArmSmmuMasterDomain, released: Invs, *, flush: bool = True) -> None:
     """Drop an attachment: fault queue, list, and since 7.x the tags that nothing uses any more."""
     arm_smmu_disable_iopf(record.master, record.domain)
     record.domain.devices.remove(record)
     last = record.domain.invs.unref(released)
-    if record.master.smmu.kernel.profile.smmu_invs:
+    if flush and record.master.smmu.kernel.profile.smmu_invs:
         arm_smmu_flush_released(last)
 
 
@@ -302,15 +306,25 @@ def arm_smmu_clear_pasid(master: ArmSmmuMaster, pasid: int) -> None:
         return
     _report_pending_faults(master, pasid)
     released = arm_smmu_invs_of(master, record.domain, pasid, master.ats_enabled)
-    arm_smmu_clear_cd(master, pasid)
-    if master.ats_enabled:
-        arm_smmu_atc_inv_master(master, pasid)
-    arm_smmu_remove_master_domain(record, released)
+    steps = [step for step in master.smmu.detach or _DETACH if step != ATC or master.ats_enabled]
+    in_steps(master.smmu.kernel, steps, partial(_clear_step, record, released))
+    if IOTLB not in steps:
+        arm_smmu_remove_master_domain(record, released, flush=False)
     rid = master.rid_domain
     if master.used_ssids or rid is None or rid.type not in _S1DSS_OF:
         return
     attach = arm_smmu_attach_dev_identity if rid.type is DomainType.IDENTITY else arm_smmu_attach_dev_blocked
     attach(rid, master)
+
+
+def _clear_step(record: ArmSmmuMasterDomain, released: Invs, step: str) -> None:
+    """Do one step of taking (device, PASID) away."""
+    if step == TABLE:
+        arm_smmu_clear_cd(record.master, record.ssid)
+    elif step == ATC:
+        arm_smmu_atc_inv_master(record.master, record.ssid)
+    else:
+        arm_smmu_remove_master_domain(record, released)
 
 
 def _report_pending_faults(master: ArmSmmuMaster, pasid: int) -> None:

@@ -8,6 +8,7 @@ Not modelled: nested domains, dirty tracking, release of devices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -132,11 +133,19 @@ class ArmSmmuDriver(TableDriver[Failed]):
     # --- instances and devices ---------------------------------------------------------------------------------
 
     def instance(
-        self, name: str, features: Features, max_pasids: int | None, *, per_device: bool, caches: bool = True
+        self,
+        name: str,
+        features: Features,
+        max_pasids: int | None,
+        *,
+        per_device: bool,
+        caches: bool = True,
+        detach: Sequence[str] | None = None,
     ) -> IommuDevice:
         """Make one SMMU in hardware, and probe it; `max_pasids` None is what IDR1.SSIDSIZE says."""
         hw = Smmuv3(self.kernel.memory, features, cache_entries=CACHE_ENTRIES if caches else 0)
         smmu = arm_smmu_device_probe(self.kernel, name, hw)
+        smmu.detach = None if detach is None else tuple(detach)
         hw.interface.irq = partial(self._interrupt, smmu)
         bound = 1 << smmu.ssid_bits if max_pasids is None else max_pasids
         sva = arm_smmu_sva_supported(smmu)

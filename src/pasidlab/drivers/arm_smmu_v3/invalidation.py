@@ -45,32 +45,36 @@ def arm_smmu_invs_of(master: ArmSmmuMaster, domain: ArmSmmuDomain, ssid: int, at
 
 def arm_smmu_domain_inv_range(domain: ArmSmmuDomain, start: int, size: int) -> None:
     """Invalidate [start, start + size) of a domain, all of it when `size` is WHOLE: TLBs first, then ATCs."""
+    arm_smmu_domain_inv_tlb(domain, start, size)
+    arm_smmu_domain_inv_atc(domain, start, size)
+
+
+def arm_smmu_domain_inv_tlb(domain: ArmSmmuDomain, start: int, size: int) -> None:
+    """Invalidate a range in the SMMU's TLB: the first half of `arm_smmu_domain_inv_range()`."""
     if domain.smmu.kernel.profile.smmu_invs:
-        _inv_array(domain, start, size)
-        return
-    if domain.vmid:
+        for inv in domain.invs.in_order():
+            _inv_tag(inv, start, size)
+    elif domain.vmid:
         arm_smmu_tlb_inv_vmid(domain.smmu, domain.vmid)
     else:
         _tlb_inv(domain.smmu, domain.asid, start, size)
+
+
+def arm_smmu_domain_inv_atc(domain: ArmSmmuDomain, start: int, size: int) -> None:
+    """Invalidate a range in the ATCs of a domain's devices: the second half of `arm_smmu_domain_inv_range()`."""
     batch = CmdqBatch()
-    for record in domain.devices:
-        if record.master.ats_enabled:
-            for sid in record.master.streams:
-                batch.add(arm_smmu_atc_inv_to_cmd(sid, record.ssid, start, size))
+    for sid, ssid in _atcs(domain):
+        batch.add(arm_smmu_atc_inv_to_cmd(sid, ssid, start, size))
     if batch.cmds:
         arm_smmu_cmdq_batch_submit(domain.smmu, batch)
 
 
-def _inv_array(domain: ArmSmmuDomain, start: int, size: int) -> None:
-    entries = domain.invs.in_order()
-    for inv in entries:
-        _inv_tag(inv, start, size)
-    batch = CmdqBatch()
-    for inv in entries:
-        if inv.type is InvType.ATS:
-            batch.add(arm_smmu_atc_inv_to_cmd(inv.id, inv.ssid, start, size))
-    if batch.cmds:
-        arm_smmu_cmdq_batch_submit(domain.smmu, batch)
+def _atcs(domain: ArmSmmuDomain) -> list[tuple[int, int]]:
+    """Return StreamID and SSID of what devices may have cached of a domain."""
+    if domain.smmu.kernel.profile.smmu_invs:
+        return [(inv.id, inv.ssid) for inv in domain.invs.in_order() if inv.type is InvType.ATS]
+    records = [record for record in domain.devices if record.master.ats_enabled]
+    return [(sid, record.ssid) for record in records for sid in record.master.streams]
 
 
 def _inv_tag(inv: Inv, start: int, size: int) -> None:

@@ -79,6 +79,7 @@ class ArmSmmuDevice:
         granules: log2 of each granule (pgsize_bitmap).
         cpu: what SVA takes from the CPU.
         vmid_map: the VMIDs in use.
+        detach: the steps in which entries are taken away; None is Linux's own order, all else an experiment.
     """
 
     kernel: Kernel
@@ -103,6 +104,7 @@ class ArmSmmuDevice:
     strtab: StrtabCfg
     vmid_map: PasidSpace = field(default_factory=PasidSpace)
     iopf_queue: IopfQueue = field(default_factory=IopfQueue)
+    detach: tuple[str, ...] | None = None
 
     def mmio_read(self, offset: Offset) -> int:
         """Read a register (readl or readq, by its size)."""

@@ -14,12 +14,15 @@ from pasidlab.drivers.arm_smmu_v3.domain import arm_smmu_set_pasid
 from pasidlab.drivers.arm_smmu_v3.entries import arm_smmu_make_sva_cd
 from pasidlab.drivers.arm_smmu_v3.invalidation import (
     WHOLE,
+    arm_smmu_domain_inv_atc,
     arm_smmu_domain_inv_range,
+    arm_smmu_domain_inv_tlb,
     arm_smmu_tlb_inv_asid,
     range_or_whole,
 )
 from pasidlab.drivers.arm_smmu_v3.master import arm_smmu_write_cd_entry
 from pasidlab.drivers.arm_smmu_v3.structs import ArmSmmuDomain, ArmSmmuMaster
+from pasidlab.drivers.base import ATC, IOTLB, TABLE, in_steps
 from pasidlab.errors import Errno
 from pasidlab.hw.smmuv3.structures import Cd
 from pasidlab.linux.mm import mmget_not_zero, mmput
@@ -29,6 +32,8 @@ from pasidlab.rules import WAS_READ, Refusal, Rule
 if TYPE_CHECKING:
     from pasidlab.linux.mm import MmStruct
 
+_RELEASE = (TABLE, IOTLB, ATC)
+"""Linux's order at the end of an mm."""
 NO_FEAT_SVA = Rule(
     "arm-smmu-v3.no-sva",
     "arm_smmu_sva_set_dev_pasid (drivers/iommu/arm/arm-smmu-v3)",
@@ -84,15 +89,26 @@ class ArmSmmuMmuNotifier:
 
     def release(self, mm: MmStruct) -> None:
         """Make every CD of the mm quiet, so that its devices reach nothing, before its pages and tables are freed."""
+        smmu = self.domain.smmu
+        in_steps(smmu.kernel, smmu.detach or _RELEASE, self._release_step)
+
+    def _release_step(self, step: str) -> None:
+        """Do one step of the end of the mm."""
+        if step == IOTLB:
+            arm_smmu_domain_inv_tlb(self.domain, 0, WHOLE)
+            return
+        if step == ATC:
+            arm_smmu_domain_inv_atc(self.domain, 0, WHOLE)
+            return
         for record in self.domain.devices:
             quiet = arm_smmu_sva_cd(self.domain, record.master, quiet=True)
             arm_smmu_write_cd_entry(record.master, record.ssid, quiet)
-        arm_smmu_domain_inv_range(self.domain, 0, WHOLE)
 
 
 def arm_smmu_sva_domain_free(domain: ArmSmmuDomain) -> None:
     """Free an SVA domain; before 7.x its ASID is flushed now, since 7.x it was when its last attachment went."""
-    if not domain.smmu.kernel.profile.smmu_invs:
+    flushed = domain.smmu.detach is None or IOTLB in domain.smmu.detach
+    if flushed and not domain.smmu.kernel.profile.smmu_invs:
         arm_smmu_tlb_inv_asid(domain.smmu, domain.asid)
     assert domain.notifier is not None
     mmu_notifier_put(domain.notifier)

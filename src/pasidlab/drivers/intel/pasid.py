@@ -10,6 +10,7 @@ control, the freeing of tables with their device.
 
 from __future__ import annotations
 
+from pasidlab.drivers.base import IOTLB, TABLE
 from pasidlab.drivers.intel.prq import intel_iommu_drain_pasid_prq
 from pasidlab.drivers.intel.qi import qi_flush_dev_iotlb, qi_flush_iotlb, qi_flush_pasid_cache, qi_flush_piotlb
 from pasidlab.drivers.intel.structs import FLPT_DEFAULT_DID, DeviceDomainInfo, DmarDomain, IntelIommu, PasidTable
@@ -195,11 +196,13 @@ def intel_pasid_tear_down_entry(info: DeviceDomainInfo, pasid: int, *, fault_ign
         return
     _store(iommu, place, entry.replace(p=False))
     qi_flush_pasid_cache(iommu, entry.did, PasidCacheGranularity.PASID, pasid)
+    iommu.kernel.window(TABLE)
     if entry.pgtt in _FLUSHED_BY_PASID:
         qi_flush_piotlb(iommu, entry.did, pasid)
     else:
         qi_flush_iotlb(iommu, entry.did, Granularity.DOMAIN)
     if info.ats_enabled:
+        iommu.kernel.window(IOTLB)
         qi_flush_dev_iotlb(info, pasid)
     _store(iommu, place, PasidEntry(fpd=fault_ignore))
     if not fault_ignore:

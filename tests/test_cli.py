@@ -219,7 +219,7 @@ class TestTables:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "conform", "schemes", "rules", "kernels", "table", "decode", "dump", "walk"]
+    "command", ["run", "check", "conform", "schemes", "rules", "kernels", "table", "decode", "dump", "walk"]
 )
 def test_every_command_has_help_with_an_example_and_json(pasidlab: Command, command: str) -> None:
     out = pasidlab(command, "--help").out

@@ -353,12 +353,24 @@ class TestRelease:
         machine.unbind("queue", stop=False)
         assert machine.processes["a"].mm not in machine.endpoints["dev0"].mapped
 
-    def test_a_guard_that_asks_for_no_bond_leaves_the_portal(self) -> None:
+    def test_a_guard_that_asks_for_no_bond_leaves_the_portal_of_a_bond_without_file(self) -> None:
         machine = machine_of(submit=SubmitBy.ENQCMD, guard="none")
-        machine.bind("dev0", "a", "queue")
+        machine.bind_device("dev0", "a", "queue")
         machine.mmap_portal("a", "dev0")
-        machine.stop("queue")
+        machine.unbind("queue")
         assert machine.processes["a"].mm in machine.endpoints["dev0"].mapped
+
+    @pytest.mark.parametrize("release", ["stop", "unbind"])
+    def test_a_portal_goes_with_the_last_file_whatever_the_guard(self, release: str) -> None:
+        machine = machine_of(submit=SubmitBy.ENQCMD, guard="none")
+        for handle in ("one", "two"):
+            machine.bind("dev0", "a", handle)
+        machine.mmap_portal("a", "dev0")
+        mm, endpoint = machine.processes["a"].mm, machine.endpoints["dev0"]
+        machine.unbind("one")
+        assert mm in endpoint.mapped
+        getattr(machine, release)("two")
+        assert mm not in endpoint.mapped
 
     def test_a_bond_of_the_drivers_does_not_keep_the_portal_under_hybrid(self) -> None:
         machine = portal_machine("hybrid")

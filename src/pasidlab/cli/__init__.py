@@ -1,8 +1,8 @@
-"""The command line: `pasidlab run`, `conform`, `schemes`, `rules`, `kernels`, `table`, `decode`, `dump`, `walk`.
+"""The command line: run, check, conform, schemes, rules, kernels, table, decode, dump and walk.
 
-Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 130 interrupted. Commands import rich and
-the reports when they run, so that `pasidlab --help` is quick; `main` imports the commands, so that Ctrl-C is answered
-from the start.
+Exit status: 0 done and as expected, 1 not as expected, 2 bad input, 3 a search that a bound stopped, 130 interrupted.
+Commands import rich and the reports when they run, so that `pasidlab --help` is quick; `main` imports the commands, so
+that Ctrl-C is answered from the start.
 """
 
 from __future__ import annotations

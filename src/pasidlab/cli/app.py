@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from pasidlab.cli import commands
+from pasidlab.cli.check import check
+from pasidlab.cli.growth import growth
 
 app = typer.Typer(
     name="pasidlab",
@@ -16,3 +18,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 commands.register(app)
+app.command(epilog="Example: pasidlab check worlds/portal.toml --scheme hybrid --option guard=mmap")(check)
+app.command(epilog="Example: pasidlab growth worlds/growth.toml --processes 1..3 --scheme mainline,v2")(growth)

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pasidlab.cli.common import console, print_json, read_options
 from pasidlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run(
     from pasidlab.runner import run as run_scenario
     from pasidlab.scenario import Scenario
 
-    options = _options(option or [])
+    options = read_options(option or [])
     scenarios = [Scenario.load(path) for path in files]
     met = True
     for number, (path, scenario) in enumerate(zip(files, scenarios, strict=True)):
@@ -76,14 +77,14 @@ def run(
         if as_json:
             for report in reports:
                 for step in report.steps:
-                    _print_json(step.as_dict(report.scheme))
-                _print_json(report.as_dict())
+                    print_json(step.as_dict(report.scheme))
+                print_json(report.as_dict())
         else:
             from pasidlab.report.text import print_reports
 
             if number:
                 print()
-            print_reports(reports, _console())
+            print_reports(reports, console())
     raise typer.Exit(0 if met else 1)
 
 
@@ -106,17 +107,17 @@ def conform(
     differ = 0
     for path in files:
         columns = SpinnerColumn(), TextColumn("{task.description} {task.completed} records")
-        with Progress(*columns, console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        with Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(str(path), total=None)
             summary = _conform_file(path, chosen, lambda done: bar.update(task, completed=done))  # noqa: B023
         differ += len(summary.differences)
         for difference in summary.differences:
             if as_json:
-                _print_json({"path": summary.path, **_fields(difference)})
+                print_json({"path": summary.path, **_fields(difference)})
             else:
                 print(difference)
         if as_json:
-            _print_json(summary.as_dict())
+            print_json(summary.as_dict())
         else:
             print(summary)
     raise typer.Exit(1 if differ else 0)
@@ -143,7 +144,7 @@ def schemes(as_json: Json = False) -> None:
 
     for scheme in SCHEMES.values():
         if as_json:
-            _print_json({"name": scheme.name, "summary": scheme.summary, "source": scheme.source})
+            print_json({"name": scheme.name, "summary": scheme.summary, "source": scheme.source})
         else:
             print(f"{scheme.name:<10}{scheme.summary}\n{'':<10}{scheme.source}")
     if not as_json:
@@ -163,7 +164,7 @@ def rules(
         raise InputError(f"rule {rule!r}: no such rule; `pasidlab rules` lists them")
     for one in found:
         if as_json:
-            _print_json(rule_dict(one))
+            print_json(rule_dict(one))
         else:
             print(rule_text(one, whole=len(found) == 1))
 
@@ -179,7 +180,7 @@ def kernels(
     found = [profile(name)] if name else list(PROFILES.values())
     for one in found:
         if as_json:
-            _print_json(profile_dict(one))
+            print_json(profile_dict(one))
         else:
             print(profile_text(one, whole=name is not None))
 
@@ -196,9 +197,9 @@ def table(
     computed = TABLES[which]()
     if as_json:
         for row in computed.as_dicts():
-            _print_json(row)
+            print_json(row)
     else:
-        computed.print(_console())
+        computed.print(console())
 
 
 def decode(
@@ -241,11 +242,11 @@ def decode(
         decoded = iter([(decode_bytes if as_bytes else decode_words)(found, " ".join(digits))])
     for number, one in enumerate(decoded):
         if as_json:
-            _print_json(one.as_dict())
+            print_json(one.as_dict())
         else:
             if number:
                 print()
-            report.print_decoded(one, _console())
+            report.print_decoded(one, console())
 
 
 def _standard_input(digits: list[str]) -> IO[bytes]:
@@ -279,9 +280,9 @@ def dump(
     tree = dump_machine(machine, title, device)
     if as_json:
         for record in tree.records():
-            _print_json(record)
+            print_json(record)
     else:
-        _console(width=_UNBROKEN).print(tree.tree())
+        console(width=_UNBROKEN).print(tree.tree())
 
 
 def walk(
@@ -315,10 +316,10 @@ def walk(
     found = walk_machine(machine, device, asked)
     if as_json:
         for record in found.as_dicts():
-            _print_json(record)
+            print_json(record)
     else:
         who = f"{device} without PASID" if number is None else f"{device}, PASID {number}"
-        found.print(f"{who}: {access} at {asked.address:#x}  ({title})", _console())
+        found.print(f"{who}: {access} at {asked.address:#x}  ({title})", console())
 
 
 def _machine(file: Path, scheme: str, at: int | None, model: str | None) -> tuple[Machine, str]:
@@ -348,38 +349,5 @@ def _number(option: str, text: str, bits: int) -> int:
     raise InputError(f"{option} {shown!r}: allowed: 0 to {(1 << bits) - 1:#x}, decimal or with 0x in front")
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs, checked against the options that there are."""
-    import msgspec
-
-    from pasidlab.decode import convert
-    from pasidlab.schemes import Options
-
-    raw: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--option {pair!r}: must be KEY=VALUE")
-        raw[key] = int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else value
-    try:
-        checked = convert(raw, Options)
-    except InputError as error:
-        raise InputError(f"--option {error}") from None
-    return {key: value for key, value in msgspec.structs.asdict(checked).items() if key in raw}
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    """Print a record and its newline in one piece, so that Ctrl-C does not come between the two."""
-    print(f"{json.dumps(record)}\n", end="")
-
-
 def _fields(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
-
-
-def _console(*, stderr: bool = False, width: int = 160) -> Any:
-    """Return where to print; `width` counts where there is no terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, emoji=False)
-    return console if console.is_terminal else Console(stderr=stderr, emoji=False, width=width)

@@ -83,6 +83,7 @@ class Binds(InFlight):
     def _release(self, binding: Binding, *, stop: bool = True, drain: bool = True) -> None:
         """Do what the driver's release does: nobody has the file any more."""
         self._quiesce(binding, stop=stop, drain=drain)
+        self._unmap_file(binding)
         binding.live = False
         if binding.file is not None:
             binding.endpoint.release(binding.bond)

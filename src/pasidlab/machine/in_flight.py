@@ -261,10 +261,18 @@ class InFlight(MachineState):
 
     def _revoke_portals(self, binding: Binding) -> None:
         """Take the portals of a group away from a process that may not have them without this bond."""
+        self._unmap_file(binding)
         group = binding.endpoint.dev.iommu_group
         for endpoint in self.endpoints.values():
             if endpoint.mapped and endpoint.dev.iommu_group is group:
                 endpoint.unmap_without(binding.bond)
+
+    def _unmap_file(self, binding: Binding) -> None:
+        """Take away the portal that was mapped through a file: a mapping holds its file, so it goes before a release."""
+        endpoint, mm = binding.endpoint, binding.bond.mm
+        kept = (one for one in self.bindings.values() if one is not binding and one.live and one.file is not None)
+        if binding.file is not None and not any(one.endpoint is endpoint and one.bond.mm is mm for one in kept):
+            endpoint.mapped.discard(mm)
 
     def _drain(self, binding: Binding) -> int:
         """Answer the page requests of a device under a number, and count them."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pasidlab import conform, runner  # noqa: F401 - importing them declares every rule
+from pasidlab.explore import properties  # noqa: F401 - likewise
 from pasidlab.linux.profiles import WITNESSED, Profile, switch_fields
 from pasidlab.rules import RULES, Rule
 from pasidlab.schemes import Options

@@ -20,6 +20,14 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(forceinline=True, **_OPTIONS)(function))
 
 
+def compiled_within(function: F) -> F:
+    """Compile a function as if it stood in those that call it, for a few lines around calls of what is long.
+
+    Otherwise all that is called would be optimized once more for each function on the way to it.
+    """
+    return cast(F, numba.njit(inline="always", **_OPTIONS)(function))
+
+
 def compiled_once(function: F) -> F:
     """Compile a function on its own, where it would be too long to be repeated."""
     return cast(F, numba.njit(**_OPTIONS)(function))

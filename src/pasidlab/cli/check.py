@@ -1,0 +1,299 @@
+"""`pasidlab check`: search worlds, print what was found, and write it to files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from pasidlab.cli.common import at_least_one, console, positive, print_json, read_options
+from pasidlab.cli.files import check_writable, write_whole
+from pasidlab.errors import InputError
+
+if TYPE_CHECKING:
+    from pasidlab.explore.check import Plan, Telling, Verdict
+    from pasidlab.explore.world import World
+    from pasidlab.schemes import Scheme
+
+HOLDS, VIOLATED, STOPPED, INTERRUPTED = 0, 1, 3, 130
+"""Exit status; that of bad input is 2."""
+STANDARD_OUTPUT = Path("-")
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="WORLD", help="One or more worlds.", show_default=False)],
+    scheme: Annotated[
+        str | None, typer.Option(help="NAME, a comma-separated list, all, or FILE.py:CLASS; else the world's own.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="KEY=VALUE, an option of the schemes, e.g. guard=none.")
+    ] = None,
+    properties: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property", help="NAME, FILE.py:FUNCTION, or default, in the place of the world's own; may be repeated."
+        ),
+    ] = None,
+    symmetry: Annotated[
+        bool, typer.Option("--symmetry/--no-symmetry", help="Take states that differ in names only for one.")
+    ] = True,
+    engine: Annotated[
+        str | None, typer.Option(help="compiled or readable; else compiled where it knows the world.")
+    ] = None,
+    max_states: Annotated[int | None, typer.Option(help="Stop after so many states.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds, for each scheme.")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="Look so many steps far.")] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Search to the end, and show the shortest trace of each property.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Threads of the compiled engine.")] = 1,
+    processes: Annotated[int, typer.Option(help="Search so many schemes and worlds at once, in processes.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Search them on a dask.distributed scheduler.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object a line; - prints them.")
+    ] = None,
+    scenario: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the shortest counterexample; into a directory, each of them."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+) -> None:
+    """Search all that can happen in small worlds: each property holds, or a shortest trace that breaks it is shown.
+
+    Exit status 0 when all properties hold, 1 with a counterexample or a `sometimes` that was never reached, 2 for bad
+    input, 3 when a bound stopped the search before anything was found.
+    """
+    from pasidlab.explore.check import Plan
+    from pasidlab.explore.verdict import Limits
+
+    outputs = Outputs(html, json_file, scenario, junit)
+    outputs.check()
+    plan = Plan(
+        tuple(properties or ()),
+        Limits(
+            at_least_one("--max-states", max_states),
+            positive("--max-seconds", max_seconds),
+            at_least_one("--max-depth", max_depth),
+        ),
+        symmetry,
+        _engine(engine),
+        at_least_one("--workers", workers) or 1,
+        read_options(option or []),
+        keep_going,
+    )
+    asked = _loaded(files, scheme, plan)
+    spread = cluster is not None or (at_least_one("--processes", processes) or 1) > 1
+    searched = _spread(asked, plan, processes, cluster) if spread else _in_turn(asked, plan)
+    found, interrupted = _print_all(searched, plan, as_json=json_file == STANDARD_OUTPUT)
+    outputs.write(found)
+    raise typer.Exit(INTERRUPTED if interrupted else _status(found))
+
+
+def _engine(name: str | None) -> Any:
+    from pasidlab.explore.verdict import Engine
+
+    if name is None:
+        return None
+    if name not in list(Engine):
+        raise InputError(f"--engine {name!r}: allowed: {', '.join(Engine)}")
+    return Engine(name)
+
+
+class Asked(NamedTuple):
+    """A world that is to be searched."""
+
+    path: Path
+    world: World
+    schemes: list[type[Scheme]]
+
+
+Searched = Iterator[tuple[Asked, Iterator["Verdict | None"]]]
+"""The worlds with their verdicts, which come as they are found; None for one that an interruption left out."""
+
+
+def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan) -> list[Asked]:
+    """Read every world and look for what is wrong with any before the first search; one without title gets one."""
+    from msgspec import structs
+
+    from pasidlab.explore.check import check_plan
+    from pasidlab.explore.world import World
+    from pasidlab.schemes import find_schemes
+
+    asked = []
+    for path in files:
+        world = World.load(path)
+        given = None if scheme is None else find_schemes(scheme)
+        with _blamed_on(path):
+            schemes = find_schemes(world.scheme) if given is None else given
+            check_plan(world, schemes, plan)
+        asked.append(Asked(path, structs.replace(world, title=world.title or path.stem), schemes))
+    return asked
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Name the world in what goes wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _in_turn(asked: Iterable[Asked], plan: Plan) -> Searched:
+    """Search one world after the other, under one scheme after the other."""
+    from pasidlab.explore.check import verdicts
+
+    def searched(one: Asked) -> Iterator[Verdict]:
+        for scheme in one.schemes:
+            with _blamed_on(one.path), _progress() as telling:
+                found = list(verdicts(one.world, [scheme], plan, telling))
+            yield from found
+
+    for one in asked:
+        yield one, searched(one)
+
+
+def _spread(asked: list[Asked], plan: Plan, processes: int, cluster: str | None) -> Searched:
+    """Search all at once, on processes or on a cluster."""
+    from rich.progress import Progress
+
+    from pasidlab.explore.document import scheme_text
+    from pasidlab.explore.sweep import Search, sweep
+
+    searches = [Search(one.world, scheme_text(scheme), plan) for one in asked for scheme in one.schemes]
+    with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("searches", total=len(searches))
+        swept = sweep(
+            searches, workers=processes, cluster=cluster, done=lambda done, of: bar.update(task, completed=done)
+        )
+    results = iter(swept.verdicts)
+    for one in asked:
+        yield one, islice(results, len(one.schemes))
+
+
+def _print_all(searched: Searched, plan: Plan, *, as_json: bool) -> tuple[list[Verdict], bool]:
+    """Print each verdict when it is there; return them all, and whether the search was interrupted."""
+    found: list[Verdict] = []
+    for one, verdicts in searched:
+        if not as_json:
+            _print_world(one, plan, first=not found)
+        for verdict in verdicts:
+            if verdict is None:
+                return found, True
+            found.append(verdict)
+            _print_verdict(verdict, as_json=as_json)
+            if _status([verdict]) == INTERRUPTED:
+                return found, True
+    return found, False
+
+
+def _print_world(one: Asked, plan: Plan, *, first: bool) -> None:
+    from pasidlab.explore.check import with_options
+    from pasidlab.report.check_text import print_world
+    from pasidlab.runner import settings_of
+
+    if not first:
+        print()
+    print_world(one.world, settings_of(with_options(one.world, plan.options)), console())
+
+
+def _print_verdict(verdict: Verdict, *, as_json: bool) -> None:
+    from pasidlab.report.check_json import verdict_dict
+    from pasidlab.report.check_text import print_verdict
+
+    if as_json:
+        print_json(verdict_dict(verdict))
+    else:
+        print_verdict(verdict, console())
+
+
+@contextmanager
+def _progress() -> Iterator[Telling]:
+    """Show how far the search has come, on standard error if that is a terminal."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(scheme: str, so_far: Any) -> None:
+            rate = so_far.states / so_far.seconds if so_far.seconds else 0
+            text = f"{scheme}: {so_far.states:,} states, depth {so_far.depth}, {rate:,.0f} states/s"
+            bar.update(task, description=text)
+
+        yield tell
+
+
+def _status(found: Iterable[Verdict]) -> int:
+    """Return the exit status: the gravest of what was found."""
+    statuses = {verdict.status.value for verdict in found}
+    for name, status in (("interrupted", INTERRUPTED), ("violated", VIOLATED), ("stopped", STOPPED)):
+        if name in statuses:
+            return status
+    return HOLDS
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files that were asked for."""
+
+    html: Path | None
+    json: Path | None
+    scenario: Path | None
+    junit: Path | None
+
+    def check(self) -> None:
+        """Raise InputError for a file that could not be written."""
+        for option, path in (("--html", self.html), ("--json", self.json), ("--junit", self.junit)):
+            if path is not None and path != STANDARD_OUTPUT:
+                check_writable(option, path)
+        if self.scenario is not None and not self.scenario.is_dir():
+            check_writable("--scenario", self.scenario)
+
+    def write(self, found: list[Verdict]) -> None:
+        """Write them all."""
+        if self.html is not None:
+            from pasidlab.report.check_html import html_text
+
+            write_whole(self.html, html_text(found))
+        if self.json is not None and self.json != STANDARD_OUTPUT:
+            from pasidlab.report.check_json import verdict_dict
+
+            write_whole(self.json, "".join(f"{json.dumps(verdict_dict(verdict))}\n" for verdict in found))
+        if self.junit is not None:
+            from pasidlab.report.check_junit import junit_text
+
+            write_whole(self.junit, junit_text(found))
+        if self.scenario is not None:
+            _write_scenarios(self.scenario, found)
+
+
+def _write_scenarios(path: Path, found: list[Verdict]) -> None:
+    """Write the shortest trace to a file, or each to a file of a directory; standard error tells which."""
+    traces = [(verdict, trace) for verdict in found for trace in verdict.traces]
+    if not traces:
+        print(f"pasidlab: no counterexample, so {path} is not written", file=sys.stderr)
+    elif path.is_dir():
+        for verdict, trace in traces:
+            write_whole(path / f"{_file_name(verdict.world, verdict.scheme, trace.property)}.toml", trace.scenario)
+    else:
+        _, shortest = min(traces, key=lambda pair: pair[1].actions)
+        write_whole(path, shortest.scenario)
+        if len(traces) > 1:
+            print(f"pasidlab: {path} has the shortest of {len(traces)} traces; a directory gets all", file=sys.stderr)
+
+
+def _file_name(*parts: str) -> str:
+    """Return a name for a file out of names for people."""
+    kept = ("".join(letter if letter.isalnum() else "_" for letter in part.lower()) for part in parts)
+    return "-".join(part[:60] for part in kept)

@@ -1,0 +1,56 @@
+"""What several commands share: options of schemes, where to print, and records as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pasidlab.errors import InputError
+
+
+def read_options(pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, checked against the options that there are."""
+    import msgspec
+
+    from pasidlab.decode import convert
+    from pasidlab.schemes import Options
+
+    raw: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--option {pair!r}: must be KEY=VALUE")
+        raw[key] = int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else value
+    try:
+        checked = convert(raw, Options)
+    except InputError as error:
+        raise InputError(f"--option {error}") from None
+    return {key: value for key, value in msgspec.structs.asdict(checked).items() if key in raw}
+
+
+def at_least_one(option: str, value: int | None) -> int | None:
+    """Return a number that a user gave, if any; InputError for one below 1."""
+    if value is not None and value < 1:
+        raise InputError(f"{option} {value}: must be at least 1")
+    return value
+
+
+def positive(option: str, value: float | None) -> float | None:
+    """Return a number that a user gave, if any; InputError for one that is not above 0."""
+    if value is not None and not value > 0:
+        raise InputError(f"{option} {value}: must be more than 0")
+    return value
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print a record and its newline in one piece, so that Ctrl-C does not come between the two."""
+    print(f"{json.dumps(record)}\n", end="")
+
+
+def console(*, stderr: bool = False, width: int = 160) -> Any:
+    """Return where to print; `width` counts where there is no terminal."""
+    from rich.console import Console
+
+    terminal = Console(stderr=stderr, emoji=False)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, emoji=False, width=width)

@@ -1,0 +1,1 @@
+"""Exhaustive search over everything that can happen on a small machine."""

@@ -1,0 +1,66 @@
+"""Write a scenario as TOML, laid out like those that people write: keys, then tables, then one block for each step.
+
+Python reads TOML but does not write it, and libraries that do put each table by model or scheme on lines of its own,
+where a scenario has it on one. What a scenario is made of is little: text, numbers, booleans, lists, and tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pasidlab.errors import ModelError
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def toml_text(document: dict[str, Any]) -> str:
+    """Return a document as text: first what is no table, then tables, then arrays of tables."""
+    plain = [f"{_key(key)} = {_value(value)}" for key, value in document.items() if not _is_block(value)]
+    blocks = ["\n".join(plain)] if plain else []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            blocks.append(_block(f"[{_key(key)}]", value))
+        elif _is_block(value):
+            blocks += [_block(f"[[{_key(key)}]]", item) for item in value]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _is_block(value: Any) -> bool:
+    """Return whether a value of the document stands under a header of its own."""
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _block(header: str, table: dict[str, Any]) -> str:
+    return "\n".join([header, *(f"{_key(key)} = {_value(value)}" for key, value in table.items())])
+
+
+def _key(key: str) -> str:
+    return key if BARE.fullmatch(key) else _text(key)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case str():
+            return _long_text(value) if "\n" in value else _text(value)
+        case list() | tuple():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    raise ModelError(f"a scenario has no {type(value).__name__}")
+
+
+def _text(text: str) -> str:
+    """Return text in quotes; TOML has the escapes of JSON, and forbids DEL too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _long_text(text: str) -> str:
+    """Return text of several lines, between lines of three quotes."""
+    lines = (_text(line)[1:-1] for line in text.strip("\n").split("\n"))
+    return '"""\n' + "\n".join(lines) + '\n"""'

@@ -268,7 +268,7 @@ class InFlight(MachineState):
                 endpoint.unmap_without(binding.bond)
 
     def _unmap_file(self, binding: Binding) -> None:
-        """Take away the portal that was mapped through a file: a mapping holds its file, so it goes before a release."""
+        """Take away the portal that was mapped through a file, which a mapping holds: it goes before the release."""
         endpoint, mm = binding.endpoint, binding.bond.mm
         kept = (one for one in self.bindings.values() if one is not binding and one.live and one.file is not None)
         if binding.file is not None and not any(one.endpoint is endpoint and one.bond.mm is mm for one in kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from pasidlab.explore.world import World
 from pasidlab.report.check_words import STOPPED
 
 COLUMNS = ("processes", "devices", "numbers", "states", "transitions", "seconds", "MiB", "")
+MIB = 1 << 20
 ENDED = {"all": "", "not begun": "not begun", **STOPPED}
 
 
@@ -37,13 +39,29 @@ def markdown(world: World, found: Growth, command: str) -> Iterator[str]:
     yield ""
     yield f"Actions: {', '.join(world.actions)}; threads of a process: {world.process[0].threads}; symmetry is on."
     yield f"Made by `{command}` ({where})."
+    yield "A cell says states, seconds and MiB of the search; > is where a bound stopped it."
     for scheme, cells in _by_scheme(found):
+        numbers = sorted({cell.size.numbers for cell in cells})
         yield ""
         yield f"## {scheme}"
         yield ""
-        yield f"| {' | '.join(COLUMNS)} |"
-        yield f"|{'---:|' * (len(COLUMNS) - 1)}---|"
-        yield from (f"| {' | '.join(_row(cell))} |" for cell in cells)
+        yield f"| processes | devices | {' | '.join(f'{number} numbers' for number in numbers)} |"
+        yield f"|{'---:|' * (2 + len(numbers))}"
+        yield from _pivot(cells)
+
+
+def _pivot(cells: list[Cell]) -> Iterator[str]:
+    """Yield a line for each count of processes and devices, with a cell for each count of numbers."""
+    for (processes, devices), row in groupby(cells, lambda cell: cell.size[:2]):
+        yield f"| {processes} | {devices} | {' | '.join(map(_summary, row))} |"
+
+
+def _summary(cell: Cell) -> str:
+    if cell.verdict is None:
+        return "not begun"
+    found = cell.verdict.found
+    least = "" if found.complete else "> "
+    return f"{least}{found.states:,} · {found.seconds:.1f} s · {found.memory / MIB:,.1f} MiB"
 
 
 def _by_scheme(found: Growth) -> Iterator[tuple[str, list[Cell]]]:
@@ -59,4 +77,4 @@ def _row(cell: Cell) -> list[str]:
     found = cell.verdict.found
     least = "" if found.complete else "> "
     counts = [f"{least}{found.states:,}", f"{least}{found.transitions:,}"]
-    return [*size, *counts, f"{found.seconds:.2f}", f"{found.memory / 1024 / 1024:,.1f}", ENDED[cell.ended]]
+    return [*size, *counts, f"{found.seconds:.2f}", f"{found.memory / MIB:,.1f}", ENDED[cell.ended]]

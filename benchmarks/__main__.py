@@ -16,11 +16,21 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bench_bind, bench_enqcmd, bench_pasid, bench_replay, bench_smmu, bench_start, bench_vtd
+from benchmarks import (
+    bench_bind,
+    bench_check,
+    bench_enqcmd,
+    bench_pasid,
+    bench_replay,
+    bench_smmu,
+    bench_start,
+    bench_vtd,
+)
 from benchmarks.rows import Row
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "bind": bench_bind.rows,
+    "check": bench_check.rows,
     "enqcmd": bench_enqcmd.rows,
     "pasid": bench_pasid.rows,
     "replay": bench_replay.rows,

@@ -176,11 +176,13 @@ def test_ctrl_c_stops_local_processes_which_say_what_they_covered(tmp_path: Path
     for path, raw in zip(paths, (endless, WORLD | {"actions": ["bind"]}), strict=True):
         path.write_text(toml(raw))
     command = [sys.executable, str(program), *map(str, paths)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         time.sleep(0.5)
-        os.kill(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         output, errors = process.communicate(timeout=30)
     assert errors == ""
     statuses, interrupted = output.splitlines()

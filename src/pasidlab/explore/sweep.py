@@ -14,9 +14,10 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,11 +109,22 @@ def _on_processes(searches: Sequence[Search], count: int, done: Done) -> Swept:
     stopped = context.Event()
     try:
         with ProcessPoolExecutor(count, context, _begin, (stopped,)) as pool:
-            futures = [pool.submit(_run_here, search) for search in searches]
+            with _without_ctrl_c():
+                futures = [pool.submit(_run_here, search) for search in searches]
             interrupted = _wait_for_all(futures, done, stopped)
         return Swept(tuple(None if future.cancelled() else future.result() for future in futures), interrupted)
     except BrokenProcessPool:
         raise InputError("a search's process was killed, as happens when memory runs out; try fewer workers") from None
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that start meanwhile never hear it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_all(futures: Sequence[Future[Verdict]], done: Done, stopped: Event) -> bool:
@@ -140,7 +152,6 @@ def _begin(stopped: Event) -> None:
     """Prepare a worker process."""
     global _stopped
     _stopped = stopped
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_here(search: Search) -> Verdict:

@@ -1,0 +1,1 @@
+"""Searches of the same abstract machine by other means, for comparison only."""

@@ -77,7 +77,7 @@ class Compiled:
     def follow(self, state: State, action: Action) -> tuple[Step, State]:
         record = encode(state)
         code = ENTRIES.apply(self.record, record, *map(int, action))
-        return step_of(action_code(*action), int(code)), decode(record[0], self.world)
+        return step_of(action_code.py_func(*action), int(code)), decode(record[0], self.world)
 
     def broken(self, before: State, step: Step, after: State) -> Iterator[str]:
         """Yield the properties that a step, or the state after it, breaks."""
@@ -131,7 +131,7 @@ def _entries(built: int) -> Entries:
     @compiled_entry
     def offered(world: Any, state: Any, out: Any) -> int:
         assert built >= 0
-        return transitions.offer(world[0], state[0], out)
+        return offer.offer(world[0], state[0], out)
 
     @compiled_entry
     def apply(world: Any, state: Any, verb: int, process: int, device: int, arg: int) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -47,7 +49,7 @@ guard = "none"
 
 [[iommu]]
 name = "iommu0"
-max_pasids = 2
+max_pasids = 3
 
 [[device]]
 name = "dsa0"
@@ -83,8 +85,12 @@ class TestStatus:
         lines = done.out.splitlines()
         assert lines[0] == "Small  (kernel v7.3)"
         assert lines[1] == "2 processes (p0 p1), 1 device (acc0), 1 number"
-        assert lines[2].startswith("mainline  holds: 7 properties in ")
-        assert lines[3].startswith("  reached: bind ok ")
+        assert lines[2] == (
+            "may happen: bind, unbind, exit; drivers of devices stop, drain, unbind; "
+            "those of IOMMUs take away table, iotlb, atc"
+        )
+        assert lines[3].startswith("mainline  holds: 7 properties in ")
+        assert lines[4].startswith("  reached: bind ok ")
 
     def test_a_counterexample_gives_1_and_is_shown_step_by_step(self, pasidlab: Command, world: Written) -> None:
         done = pasidlab("check", world(SLOPPY), *READABLE)
@@ -92,8 +98,8 @@ class TestStatus:
         assert "mainline  violated: isolation; in " in done.out
         assert "isolation: work is never done in memory that is not the submitter's" in done.out
         assert "(docs/thread.md R11, R12, R15, R22)" in done.out
-        assert "ok 1 in p0, not p1" in done.out
-        assert "  4  dsa0 does not tell posted from non-posted writes and believed PASID 1" in done.out
+        assert "ok 2 in p1, not p0" in done.out
+        assert "  5  dsa0 does not tell posted from non-posted writes and believed PASID 2" in done.out
 
     @pytest.mark.parametrize(
         ("option", "value", "name"),
@@ -170,7 +176,7 @@ class TestWhatIsSearched:
 
         first, all_ = record(), record("--keep-going")
         assert (first["complete"], all_["complete"]) == (False, True)
-        assert [trace["actions"] for trace in all_["traces"]] == [trace["actions"] for trace in first["traces"]] == [4]
+        assert [trace["actions"] for trace in all_["traces"]] == [trace["actions"] for trace in first["traces"]] == [5]
 
     def test_a_users_scheme_is_searched_readably_with_a_note(
         self, pasidlab: Command, world: Written, tmp_path: Path
@@ -206,18 +212,18 @@ class TestFiles:
     def test_of_several_traces_the_shortest_is_written_and_a_directory_gets_all(
         self, pasidlab: Command, world: Written, tmp_path: Path
     ) -> None:
-        path, file, folder = world(SLOPPY), tmp_path / "found.toml", tmp_path / "all"
+        attaching = SLOPPY.replace('"forge"', '"forge", "attach"')
+        path, file, folder = world(attaching), tmp_path / "found.toml", tmp_path / "all"
         folder.mkdir()
         search = ("check", path, "--engine", "readable", "--scheme", "mainline,v2", "--property", "default")
         done = pasidlab(*search, "--keep-going", "--scenario", file)
-        assert f"pasidlab: {file} has the shortest of 4 traces; a directory gets all\n" in done.err
-        assert tomllib.loads(file.read_text())["title"].startswith("no-early-reuse broken under mainline")
+        assert f"pasidlab: {file} has the shortest of 3 traces; a directory gets all\n" in done.err
+        assert tomllib.loads(file.read_text())["title"].startswith("enqcmd-after-normal-bind broken under mainline")
         pasidlab(*search, "--keep-going", "--scenario", folder)
         assert sorted(one.name for one in folder.iterdir()) == [
-            "sloppy-mainline-isolation.toml",
-            "sloppy-mainline-no_early_reuse.toml",
-            "sloppy-v2-isolation.toml",
-            "sloppy-v2-no_early_reuse.toml",
+            "world-mainline-enqcmd_after_normal_bind.toml",
+            "world-mainline-isolation.toml",
+            "world-v2-isolation.toml",
         ]
 
     def test_without_counterexample_no_scenario_is_written(
@@ -263,6 +269,73 @@ class TestFiles:
         write_whole(Path("/dev/null"), "text")
         assert not Path("/dev/null").is_file()
 
+    def test_worlds_of_one_file_name_do_not_overwrite_each_others_traces(
+        self, pasidlab: Command, world: Written, tmp_path: Path
+    ) -> None:
+        folder, other = tmp_path / "all", tmp_path / "other"
+        folder.mkdir()
+        other.mkdir()
+        done = pasidlab("check", world(SLOPPY), world(SLOPPY, "other/world.toml"), *READABLE, "--scenario", folder)
+        assert done.status == 1
+        assert sorted(one.name for one in folder.iterdir()) == [
+            "world-2-mainline-isolation.toml",
+            "world-mainline-isolation.toml",
+        ]
+
+    def test_a_file_that_cannot_be_written_in_the_end_leaves_the_others(
+        self, pasidlab: Command, world: Written, tmp_path: Path
+    ) -> None:
+        done = pasidlab("check", world(), *READABLE, "--html", "/dev/full", "--junit", tmp_path / "all.xml")
+        assert (done.status, done.err) == (
+            2,
+            "pasidlab: --html '/dev/full': cannot be written: No space left on device\n",
+        )
+        assert "<testsuites" in (tmp_path / "all.xml").read_text()
+
+    def test_where_no_file_can_be_made_is_known_before_the_search(self, pasidlab: Command, world: Written) -> None:
+        done = pasidlab("check", world(), *READABLE, "--junit", "/proc/all.xml")
+        assert (done.status, done.out) == (2, "")
+        assert done.err == "pasidlab: --junit '/proc/all.xml': may not be written: No such file or directory\n"
+
+
+class TestWhatAVerdictTells:
+    def test_actions_that_never_happened_are_named_once_all_was_searched(
+        self, pasidlab: Command, world: Written
+    ) -> None:
+        path = world(SMALL.replace('"exit"', '"exit", "forge", "dma"'))
+        assert "\n  never: forge, complete, dma\n" in pasidlab("check", path, *READABLE).out
+        assert "never:" not in pasidlab("check", path, *READABLE, "--max-depth", "1").out
+        record = json.loads(pasidlab("check", path, *READABLE, "--json", "-").out)
+        assert record["never"] == ["forge", "complete", "dma"]
+        assert record["assumed"].startswith("may happen: bind, unbind, exit, forge, dma; drivers of devices stop")
+
+    def test_of_many_processes_the_first_and_the_last_are_named(self, pasidlab: Command, world: Written) -> None:
+        done = pasidlab("check", world(SMALL.replace("count = 2", "count = 50")), *READABLE, "--max-depth", "1")
+        assert "\n50 processes (p0 p1 ... p49), 1 device (acc0), 1 number\n" in done.out
+
+    def test_why_a_state_is_broken_is_told(self, pasidlab: Command, world: Written) -> None:
+        path = world(SMALL.replace('"exit"', '"exit", "attach"'))
+        done = pasidlab("check", path, *READABLE)
+        assert "\n3 │ the state then: p0 and acc0                             │       \n" in done.out
+        assert "\n  2  p0 has number 1 for ENQCMD and ST64BV0, and no normal bind has succeeded in it\n" in done.out
+
+    def test_a_number_that_a_scheme_never_gives_back_is_a_leak(
+        self, pasidlab: Command, world: Written, tmp_path: Path
+    ) -> None:
+        mine = scheme(tmp_path, "def mm_pasid_drop(self, mm): pass")
+        done = pasidlab("check", world(), "--scheme", mine)
+        assert done.status == 1
+        assert "mine      violated: no-leak; " in done.out
+        assert "the global space still holds 1, which nobody is left to give back\n" in done.out
+
+
+def scheme(folder: Path, *methods: str) -> str:
+    """Write a scheme that differs from mainline in some methods, and return its name for the command line."""
+    path = folder / "mine.py"
+    lines = ["from pasidlab.schemes import Mainline", "class Mine(Mainline):", "    name = 'mine'"]
+    path.write_text("\n".join([*lines, *(f"    {method}" for method in methods)]) + "\n")
+    return f"{path}:Mine"
+
 
 class TestSpread:
     def test_processes_give_the_same_results_in_the_same_order(self, pasidlab: Command, world: Written) -> None:
@@ -280,7 +353,16 @@ class TestMessages:
         ("text", "message"),
         [
             ("actions = []" + MACHINE, "actions = []: nothing may happen; allowed: bind, bind_device"),
-            (MACHINE, "actions: missing"),
+            (MACHINE, "actions: missing; name some of: bind, "),
+            (
+                SMALL + 'group = "g"'.join(("[[device]]\nname = 'x'\n", "")),
+                "device[1].group = 'g': a device of a world",
+            ),
+            (
+                SMALL.replace("max_pasids = 2", "").replace("pasid_bits = 1", "pasid_bits = 20"),
+                "device acc0: carries 65,535",
+            ),
+            (SMALL + "[[process]]\nname = 'p0'\n", "process[2].name = 'p0': another process has this name"),
             (
                 SMALL.replace('"exit"', '"fly"'),
                 "actions[2] = 'fly': invalid enum value 'fly'; allowed: alloc_global, attach",
@@ -316,6 +398,8 @@ class TestMessages:
             (("--max-seconds", "0"), "--max-seconds 0.0: must be more than 0"),
             (("--max-seconds", "nan"), "--max-seconds nan: must be more than 0"),
             (("--workers", "0"), "--workers 0: must be at least 1"),
+            (("--workers", "65"), "--workers 65: must be at most 64"),
+            (("--cluster", "nowhere"), "--cluster 'nowhere': no dask scheduler answers there: an address is HOST:PORT"),
             (("--processes", "0"), "--processes 0: must be at least 1"),
             (("--engine", "steam"), "--engine 'steam': allowed: compiled, readable"),
             (("--scheme", "v9"), "scheme 'v9': no such scheme; known: mainline"),
@@ -355,13 +439,91 @@ class TestMessages:
         assert done.err == f"pasidlab: {path}: property bad ({mine}, line 2) raised RuntimeError: not today\n"
         assert not page.exists()
 
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            ("def bad(state):\n    exit(3)", "line 2) raised SystemExit: 3\n"),
+            ("def bad(state):\n    int(\n        'x')", "line 2) raised ValueError: invalid literal"),
+            (
+                "async def bad(state):\n    return False",
+                "'bad' must be a plain function, neither async nor with a yield",
+            ),
+            ("def bad(state):\n    yield False", "'bad' must be a plain function, neither async nor with a yield"),
+            ("def bad(state):\n    pass", "returned None; it must return True when it is broken, else False"),
+        ],
+    )
+    def test_what_a_property_does_wrong_is_told(
+        self, pasidlab: Command, world: Written, tmp_path: Path, lines: str, message: str
+    ) -> None:
+        mine = tmp_path / "mine.py"
+        mine.write_text(f"{lines}\n")
+        done = pasidlab("check", world(), *READABLE, "--property", os.path.relpath(f"{mine}:bad", ROOT))
+        assert done.status == 2
+        assert message in done.err
+
+    def test_a_scheme_that_raises_is_told_with_the_steps_that_led_there(
+        self, pasidlab: Command, world: Written, tmp_path: Path
+    ) -> None:
+        mine = scheme(tmp_path, "def unbind_device(self, handle): return 1 / 0")
+        done = pasidlab("check", world(), "--scheme", mine)
+        assert done.status == 2
+        assert "scheme Mine raised ZeroDivisionError: division by zero (" in done.err
+        assert done.err.endswith(
+            "line 4, in unbind_device); this came of: p0 opens acc0; p0 gives back its file of acc0: the driver of acc0 "
+            "stops the work of p0; the driver of acc0 drains the page requests of p0; the driver of acc0 unbinds p0\n"
+        )
+
+
+ENDLESS = """
+import pathlib, time
+def endless(state):
+    pathlib.Path(__file__).with_name(f"begun.{time.monotonic_ns()}").touch()
+    time.sleep(60)
+"""
+IMPATIENT = """
+import pasidlab.explore.sweep
+from pasidlab.cli import main
+pasidlab.explore.sweep.LAST_WORDS = 0.2
+main()
+"""
+
+
+def test_ctrl_c_ends_processes_that_do_not_look_up(tmp_path: Path, world: Written) -> None:
+    (tmp_path / "mine.py").write_text(ENDLESS)
+    path = world()
+    search = ["check", path, *READABLE[:2], "--scheme", "mainline,v2", "--property", tmp_path / "mine.py:endless"]
+    program = [sys.executable, "-c", IMPATIENT, *map(str, search), "--processes", "2"]
+    with subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        for _ in range(200):
+            if len(list(tmp_path.glob("begun.*"))) == 2:
+                break
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        out, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert out.splitlines()[3:] == []
+    assert err == f"pasidlab: not searched: {path} under mainline, {path} under v2\npasidlab: interrupted\n"
+
 
 def test_ctrl_c_prints_what_was_covered_and_ends_with_130(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    program = [sys.executable, "-u", "-m", "pasidlab", "check", "worlds/default.toml", *READABLE, "--html", str(page)]
+    program = [
+        sys.executable,
+        "-u",
+        "-m",
+        "pasidlab",
+        "check",
+        "worlds/default.toml",
+        *READABLE[:3],
+        "mainline,v2",
+        "--html",
+        str(page),
+    ]
     with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        first = [running.stdout.readline(), running.stdout.readline()]
+        first = [running.stdout.readline() for _ in range(3)]
         try:
             running.wait(timeout=0.7)
         except subprocess.TimeoutExpired:
@@ -370,7 +532,7 @@ def test_ctrl_c_prints_what_was_covered_and_ends_with_130(tmp_path: Path) -> Non
     assert first[0].startswith("Three processes")
     assert running.returncode == 130
     assert out.startswith("mainline  interrupted: nothing broken in ")
-    assert err == "pasidlab: interrupted\n"
+    assert err == "pasidlab: not searched: worlds/default.toml under v2\npasidlab: interrupted\n"
     assert "interrupted" in page.read_text()
 
 

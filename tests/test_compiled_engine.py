@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from pasidlab.errors import InputError, ModelError
 from pasidlab.explore import compiled
 from pasidlab.explore import search as readable
 from pasidlab.explore.action import Result, Step, Verb
-from pasidlab.explore.compiled import engine
+from pasidlab.explore.compiled import engine, visited
 from pasidlab.explore.compiled import search as compiled_search
 from pasidlab.explore.compiled.engine import reachable, search
+from pasidlab.explore.compiled.search import ENTRIES
 from pasidlab.explore.compiled.visited import ENVELOPE, Visited
 from pasidlab.explore.properties import PROPERTIES, Property
 from pasidlab.explore.state import State, canonical
@@ -118,6 +120,13 @@ def test_without_keep_going_the_level_of_the_first_violation_is_the_last() -> No
     assert counts(found)[:2] == counts(readable.search(REUSE, MAINLINE, ALL))[:2]
 
 
+def test_traces_need_nothing_compiled_that_the_search_did_not() -> None:
+    search(REUSE, MAINLINE, [*ALL, twin("no-leak")], keep_going=True, workers=2)
+    assert {name: len(entry.signatures) for name, entry in ENTRIES._asdict().items()} == dict.fromkeys(
+        ENTRIES._fields, 1
+    )
+
+
 # --- properties without a compiled form ------------------------------------------------------------------------------
 
 
@@ -201,6 +210,14 @@ def test_a_bound_that_is_not_reached_stops_nothing() -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize("one", [search, readable.search], ids=["compiled", "readable"])
+def test_a_bound_on_memory_stops_either_search_and_says_so(one: Any) -> None:
+    whole = one(REUSE, MAINLINE, (), Limits())
+    found = one(REUSE, MAINLINE, (), Limits(memory=1))
+    assert (found.complete, found.stopped_by) == (False, "memory")
+    assert found.states < whole.states
+
+
 def test_no_seconds_stop_at_once() -> None:
     found = search(REUSE, MAINLINE, (), Limits(seconds=1e-9))
     assert found.stopped_by == "seconds"
@@ -263,6 +280,19 @@ def test_a_set_grows_and_still_knows_its_states() -> None:
     assert seen.memory >= 30_000 * 24
 
 
+def test_a_set_takes_no_more_states_than_it_can_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visited, "CAPACITY", 3)
+    seen = Visited(1)
+    seen.insert(letters_of([1, 2, 3], [1, 2, 3]), 3)
+    with pytest.raises(InputError, match="no room for more than 3 states: bound them, or take more workers"):
+        seen.insert(letters_of([4], [4]), 1)
+
+
+def test_the_largest_set_has_as_many_slots_as_tags_can_name() -> None:
+    slots_lg2 = next(lg2 for lg2 in range(64) if visited.FULL * (1 << lg2) >= visited.CAPACITY)
+    assert slots_lg2 <= visited.TAG_BITS
+
+
 def test_letters_behind_the_last_are_not_read() -> None:
     seen = Visited(1)
     seen.insert(letters_of([1, 2, 3], [1, 2, 3]), 2)
@@ -274,4 +304,4 @@ def test_the_cache_on_disk_depends_on_every_compiled_module() -> None:
     names = [path.stem for path in folder.glob("*.py") if "\n@compiled" in path.read_text()]
     known = {Path(str(module.__file__)).stem for module in compiled_search.SOURCES} | {"search"}
     assert len(names) > 10
-    assert set(names) <= known
+    assert {*names, "action", "state", "compiling"} <= known

@@ -60,7 +60,7 @@ def changed(draw: st.DrawFn, state: State, world: World) -> State:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_states_that_differ_by_names_are_packed_alike(data: st.DataObject) -> None:
     setting = data.draw(settled)
@@ -69,7 +69,7 @@ def test_states_that_differ_by_names_are_packed_alike(data: st.DataObject) -> No
     assert setting.packer.pack(other) == setting.packer.pack(state)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_states_are_packed_alike_just_when_their_canonical_forms_are_equal(data: st.DataObject) -> None:
     setting = data.draw(settled)

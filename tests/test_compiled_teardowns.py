@@ -10,6 +10,7 @@ from tests.compiled_worlds import IOMMU, PORTAL, QUEUED, compare, world_of
 
 LIFE = ["bind", "unbind", "submit", "page_request", "exit"]
 ONE_NUMBER = QUEUED | {"pasid_bits": 1}
+ONE_WINDOW = "table iotlb"
 
 
 def life(driver: str = "stop drain unbind", iommu: str = "table iotlb atc", *, windows: bool = True) -> World:
@@ -22,10 +23,10 @@ WORLDS = {
     "right": life(),
     "right, one IOMMU step": life(iommu="table"),
     "right, without windows": life(windows=False),
-    "no stop": life("drain unbind"),
+    "no stop": life("drain unbind", ONE_WINDOW),
     "no drain": life("stop unbind"),
-    "unbind only": life("unbind"),
-    "unbind first": life("unbind stop drain", "table iotlb atc"),
+    "unbind only": life("unbind", ONE_WINDOW),
+    "unbind first": life("unbind stop drain", ONE_WINDOW),
     "unbind between": life("stop unbind drain", windows=False),
     "no iotlb": life(iommu="table atc"),
     "no atc": life(iommu="table iotlb"),
@@ -33,7 +34,9 @@ WORLDS = {
     "invalidation first": life(iommu="iotlb atc table"),
     "table in between": life(iommu="iotlb table atc"),
     "accesses of work that goes on": world_of([*LIFE, "dma"], ONE_NUMBER, processes=2),
-    "accesses, no stop": world_of([*LIFE, "dma"], ONE_NUMBER, processes=2, teardown={"driver": ["unbind"]}),
+    "accesses, no stop": world_of(
+        [*LIFE, "dma"], ONE_NUMBER, processes=2, teardown={"driver": ["unbind"], "iommu": ONE_WINDOW.split()}
+    ),
     "no caches": world_of(LIFE, ONE_NUMBER, processes=2, iommu=[IOMMU | {"caches": False}]),
     "without ATC": world_of(LIFE, ONE_NUMBER | {"kind": "narrow"}, processes=2),
     "portals": world_of(

@@ -237,7 +237,7 @@ def test_an_interrupt_returns_what_was_covered(monkeypatch: pytest.MonkeyPatch) 
         seen.append(progress)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pasidlab.explore.search._BETWEEN_REPORTS", 0)
+    monkeypatch.setattr("pasidlab.explore.search.BETWEEN_REPORTS", 0)
     found = search(LARGE, Mainline, (), progress=interrupted)
     assert (found.complete, found.stopped_by) == (False, "interrupted")
     assert (seen[0].states, seen[0].transitions) == (found.states, found.transitions)

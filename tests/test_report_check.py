@@ -82,7 +82,7 @@ class TestText:
         assert outcome_text(STEP) == "ok 1"
         assert outcome_text(WORK) == "ok 1 in p1, not p0"
         assert outcome_text(replace(STEP, result="ENOSPC")) == "ENOSPC"
-        assert step_text(WORK) == "after its step table: dsa0 does the work of p0"
+        assert step_text(WORK) == "within that call, after its step table: dsa0 does the work of p0"
 
     def test_the_last_step_is_explained_with_its_rule_and_its_reason(self) -> None:
         assert last_sentences(TRACE) == [(2, "it believed 1 [portal.believed]")]
@@ -149,7 +149,9 @@ class TestJunit:
         failure = suite[0].find("failure")
         assert failure is not None
         assert failure.get("message") == "work stays & at home"
-        assert "  2  after its step table: dsa0 does the work of p0: ok 1 in p1, not p0" in failure.text
+        assert (
+            "  2  within that call, after its step table: dsa0 does the work of p0: ok 1 in p1, not p0" in failure.text
+        )
         assert failure.text.endswith(TRACE.scenario)
         assert [case.find("skipped") is not None for case in suite] == [False, True, False, True]
         assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("1", "0", "2")

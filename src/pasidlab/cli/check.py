@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pasidlab.cli.common import at_least_one, console, positive, print_json, read_options
-from pasidlab.cli.files import check_writable, write_whole
+from pasidlab.cli.common import at_least_one, console, patience, positive, print_json, read_options
+from pasidlab.cli.files import check_folder, check_writable, write_all
 from pasidlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HOLDS, VIOLATED, STOPPED, INTERRUPTED = 0, 1, 3, 130
 """Exit status; that of bad input is 2."""
 STANDARD_OUTPUT = Path("-")
+MOST_WORKERS = 64
+"""Each thread has room for what it sends to each other one."""
 
 
 def check(
@@ -50,6 +52,9 @@ def check(
     max_states: Annotated[int | None, typer.Option(help="Stop after so many states.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds, for each scheme.")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Look so many steps far.")] = None,
+    max_memory: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Stop at so much memory; else at three quarters of the machine's.")
+    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Search to the end, and show the shortest trace of each property.")
     ] = False,
@@ -84,10 +89,11 @@ def check(
             at_least_one("--max-states", max_states),
             positive("--max-seconds", max_seconds),
             at_least_one("--max-depth", max_depth),
+            _bytes(at_least_one("--max-memory", max_memory)),
         ),
         symmetry,
         _engine(engine),
-        at_least_one("--workers", workers) or 1,
+        at_least_one("--workers", workers, MOST_WORKERS) or 1,
         read_options(option or []),
         keep_going,
     )
@@ -96,7 +102,11 @@ def check(
     searched = _spread(asked, plan, processes, cluster) if spread else _in_turn(asked, plan)
     found, interrupted = _print_all(searched, plan, as_json=json_file == STANDARD_OUTPUT)
     outputs.write(found)
-    raise typer.Exit(INTERRUPTED if interrupted else _status(found))
+    raise typer.Exit(INTERRUPTED if interrupted else _status(verdict for _, verdict in found))
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes << 20
 
 
 def _engine(name: str | None) -> Any:
@@ -110,15 +120,18 @@ def _engine(name: str | None) -> Any:
 
 
 class Asked(NamedTuple):
-    """A world that is to be searched."""
+    """A world that is to be searched; `name` is what its files are called."""
 
     path: Path
+    name: str
     world: World
     schemes: list[type[Scheme]]
 
 
 Searched = Iterator[tuple[Asked, Iterator["Verdict | None"]]]
 """The worlds with their verdicts, which come as they are found; None for one that an interruption left out."""
+Given = list[tuple[Asked, "Verdict"]]
+"""The verdicts, each with its world."""
 
 
 def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan) -> list[Asked]:
@@ -129,15 +142,22 @@ def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan) -> list[Asked
     from pasidlab.explore.world import World
     from pasidlab.schemes import find_schemes
 
-    asked = []
+    asked: list[Asked] = []
     for path in files:
         world = World.load(path)
         given = None if scheme is None else find_schemes(scheme)
         with _blamed_on(path):
             schemes = find_schemes(world.scheme) if given is None else given
             check_plan(world, schemes, plan)
-        asked.append(Asked(path, structs.replace(world, title=world.title or path.stem), schemes))
+        name = _unused(path.stem, {one.name for one in asked})
+        asked.append(Asked(path, name, structs.replace(world, title=world.title or path.stem), schemes))
     return asked
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """Return the name, with a number behind it where it is used."""
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(one for one in names if one not in used)
 
 
 @contextmanager
@@ -150,14 +170,22 @@ def _blamed_on(path: Path) -> Iterator[None]:
 
 
 def _in_turn(asked: Iterable[Asked], plan: Plan) -> Searched:
-    """Search one world after the other, under one scheme after the other."""
+    """Search one world after the other, under one scheme after the other; an interruption leaves the rest out."""
     from pasidlab.explore.check import verdicts
+    from pasidlab.explore.verdict import Status
 
-    def searched(one: Asked) -> Iterator[Verdict]:
+    interrupted = False
+
+    def searched(one: Asked) -> Iterator[Verdict | None]:
+        nonlocal interrupted
         for scheme in one.schemes:
-            with _blamed_on(one.path), _progress() as telling:
-                found = list(verdicts(one.world, [scheme], plan, telling))
-            yield from found
+            if interrupted:
+                yield None
+                continue
+            with _blamed_on(one.path), _progress(one.world, scheme, plan) as telling:
+                (verdict,) = verdicts(one.world, [scheme], plan, telling)
+            interrupted = verdict.status is Status.INTERRUPTED
+            yield verdict
 
     for one in asked:
         yield one, searched(one)
@@ -171,39 +199,53 @@ def _spread(asked: list[Asked], plan: Plan, processes: int, cluster: str | None)
     from pasidlab.explore.sweep import Search, sweep
 
     searches = [Search(one.world, scheme_text(scheme), plan) for one in asked for scheme in one.schemes]
-    with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    bar = Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar, patience() if cluster is None else nullcontext(_nothing) as ready:
         task = bar.add_task("searches", total=len(searches))
         swept = sweep(
-            searches, workers=processes, cluster=cluster, done=lambda done, of: bar.update(task, completed=done)
+            searches,
+            workers=processes,
+            cluster=cluster,
+            done=lambda done, of: bar.update(task, completed=done),
+            ready=ready,
         )
     results = iter(swept.verdicts)
     for one in asked:
         yield one, islice(results, len(one.schemes))
 
 
-def _print_all(searched: Searched, plan: Plan, *, as_json: bool) -> tuple[list[Verdict], bool]:
-    """Print each verdict when it is there; return them all, and whether the search was interrupted."""
-    found: list[Verdict] = []
+def _print_all(searched: Searched, plan: Plan, *, as_json: bool) -> tuple[Given, bool]:
+    """Print each verdict when it is there, and what was left out; return them, and whether an interruption did that."""
+    found: Given = []
+    left_out: list[str] = []
+    headed: set[str] = set()
     for one, verdicts in searched:
-        if not as_json:
-            _print_world(one, plan, first=not found)
-        for verdict in verdicts:
+        if not as_json and not left_out:
+            _print_world(one, plan, headed)
+        for scheme, verdict in zip(one.schemes, verdicts, strict=True):
             if verdict is None:
-                return found, True
-            found.append(verdict)
+                left_out.append(f"{one.path} under {scheme.name}")
+                continue
+            if not as_json:
+                _print_world(one, plan, headed)
+            found.append((one, verdict))
             _print_verdict(verdict, as_json=as_json)
-            if _status([verdict]) == INTERRUPTED:
-                return found, True
-    return found, False
+    if left_out:
+        print(f"pasidlab: not searched: {', '.join(left_out)}", file=sys.stderr)
+    return found, bool(left_out)
 
 
-def _print_world(one: Asked, plan: Plan, *, first: bool) -> None:
+def _print_world(one: Asked, plan: Plan, headed: set[str]) -> None:
+    """Print what is searched, once."""
     from pasidlab.explore.check import with_options
     from pasidlab.report.check_text import print_world
     from pasidlab.runner import settings_of
 
-    if not first:
+    if one.name in headed:
+        return
+    if headed:
         print()
+    headed.add(one.name)
     print_world(one.world, settings_of(with_options(one.world, plan.options)), console())
 
 
@@ -218,20 +260,30 @@ def _print_verdict(verdict: Verdict, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Telling]:
-    """Show how far the search has come, on standard error if that is a terminal."""
+def _progress(world: World, scheme: type[Scheme], plan: Plan) -> Iterator[Telling]:
+    """Show how far the search has come, on standard error if that is a terminal, and say when it is only compiled."""
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    from pasidlab.explore.check import choose_engine
+    from pasidlab.explore.verdict import Engine
+
     columns = SpinnerColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=None)
+    compiled = choose_engine(world, scheme, plan.engine)[0] is Engine.COMPILED
+    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar, patience() if compiled else nullcontext(_nothing) as begun:
+        task = bar.add_task(scheme.name, total=None)
 
         def tell(scheme: str, so_far: Any) -> None:
+            begun()
             rate = so_far.states / so_far.seconds if so_far.seconds else 0
             text = f"{scheme}: {so_far.states:,} states, depth {so_far.depth}, {rate:,.0f} states/s"
             bar.update(task, description=text)
 
         yield tell
+
+
+def _nothing() -> None:
+    """Tell nobody."""
 
 
 def _status(found: Iterable[Verdict]) -> int:
@@ -257,38 +309,42 @@ class Outputs:
         for option, path in (("--html", self.html), ("--json", self.json), ("--junit", self.junit)):
             if path is not None and path != STANDARD_OUTPUT:
                 check_writable(option, path)
-        if self.scenario is not None and not self.scenario.is_dir():
-            check_writable("--scenario", self.scenario)
+        if self.scenario is not None:
+            (check_folder if self.scenario.is_dir() else check_writable)("--scenario", self.scenario)
 
-    def write(self, found: list[Verdict]) -> None:
+    def write(self, found: Given) -> None:
         """Write them all."""
+        write_all(self._texts(found))
+
+    def _texts(self, found: Given) -> Iterator[tuple[str, Path, str]]:
+        """Yield what is written where, and by which option."""
+        verdicts = [verdict for _, verdict in found]
         if self.html is not None:
             from pasidlab.report.check_html import html_text
 
-            write_whole(self.html, html_text(found))
+            yield "--html", self.html, html_text(verdicts)
         if self.json is not None and self.json != STANDARD_OUTPUT:
             from pasidlab.report.check_json import verdict_dict
 
-            write_whole(self.json, "".join(f"{json.dumps(verdict_dict(verdict))}\n" for verdict in found))
+            yield "--json", self.json, "".join(f"{json.dumps(verdict_dict(verdict))}\n" for verdict in verdicts)
         if self.junit is not None:
             from pasidlab.report.check_junit import junit_text
 
-            write_whole(self.junit, junit_text(found))
+            yield "--junit", self.junit, junit_text(verdicts)
         if self.scenario is not None:
-            _write_scenarios(self.scenario, found)
+            yield from (("--scenario", *written) for written in _scenarios(self.scenario, found))
 
 
-def _write_scenarios(path: Path, found: list[Verdict]) -> None:
-    """Write the shortest trace to a file, or each to a file of a directory; standard error tells which."""
-    traces = [(verdict, trace) for verdict in found for trace in verdict.traces]
+def _scenarios(path: Path, found: Given) -> Iterator[tuple[Path, str]]:
+    """Yield the shortest trace for a file, or each for a file of a directory; standard error tells which."""
+    traces = [(one, verdict, trace) for one, verdict in found for trace in verdict.traces]
     if not traces:
         print(f"pasidlab: no counterexample, so {path} is not written", file=sys.stderr)
     elif path.is_dir():
-        for verdict, trace in traces:
-            write_whole(path / f"{_file_name(verdict.world, verdict.scheme, trace.property)}.toml", trace.scenario)
+        for one, verdict, trace in traces:
+            yield path / f"{one.name}-{_file_name(verdict.scheme, trace.property)}.toml", trace.scenario
     else:
-        _, shortest = min(traces, key=lambda pair: pair[1].actions)
-        write_whole(path, shortest.scenario)
+        yield path, min((trace for *_, trace in traces), key=lambda trace: trace.actions).scenario
         if len(traces) > 1:
             print(f"pasidlab: {path} has the shortest of {len(traces)} traces; a directory gets all", file=sys.stderr)
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from pasidlab.errors import InputError
+
+PATIENCE = 3.0
+"""Seconds after which a search that has not begun is said to be compiled."""
+COMPILING = "pasidlab: the search is being compiled, once on this machine, which takes up to a minute"
 
 
 def read_options(pairs: list[str]) -> dict[str, Any]:
@@ -29,10 +37,12 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     return {key: value for key, value in msgspec.structs.asdict(checked).items() if key in raw}
 
 
-def at_least_one(option: str, value: int | None) -> int | None:
-    """Return a number that a user gave, if any; InputError for one below 1."""
+def at_least_one(option: str, value: int | None, most: int | None = None) -> int | None:
+    """Return a number that a user gave, if any; InputError for one below 1 or above `most`."""
     if value is not None and value < 1:
         raise InputError(f"{option} {value}: must be at least 1")
+    if value is not None and most is not None and value > most:
+        raise InputError(f"{option} {value}: must be at most {most}")
     return value
 
 
@@ -41,6 +51,18 @@ def positive(option: str, value: float | None) -> float | None:
     if value is not None and not value > 0:
         raise InputError(f"{option} {value}: must be more than 0")
     return value
+
+
+@contextmanager
+def patience() -> Iterator[Callable[[], None]]:
+    """Say on standard error what takes so long, unless what this yields is called within a few seconds."""
+    timer = Timer(PATIENCE, print, (COMPILING,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
 
 
 def print_json(record: dict[str, Any]) -> None:

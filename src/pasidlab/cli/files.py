@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from pasidlab.errors import InputError
@@ -15,8 +16,37 @@ def check_writable(option: str, path: Path) -> None:
         raise InputError(f"{option} {str(path)!r}: is a directory")
     if not folder.is_dir():
         raise InputError(f"{option} {str(path)!r}: there is no directory {folder}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    if path.exists() and not os.access(path, os.W_OK):
         raise InputError(f"{option} {str(path)!r}: may not be written")
+    if not path.exists() or path.is_file():
+        _try_beside(option, path)
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raise InputError where no file could be written into a directory."""
+    _try_beside(option, path / "file")
+
+
+def _try_beside(option: str, path: Path) -> None:
+    """Make and remove the file that `write_whole` would write first."""
+    beside = _beside(path.resolve())
+    try:
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise InputError(f"{option} {str(path)!r}: may not be written: {error.strerror}") from None
+
+
+def write_all(files: Iterable[tuple[str, Path, str]]) -> None:
+    """Write files that options named; InputError, once all others are written, for those that cannot be."""
+    failed = []
+    for option, path, text in files:
+        try:
+            write_whole(path, text)
+        except OSError as error:
+            failed.append(f"{option} {str(path)!r}: cannot be written: {error.strerror}")
+    if failed:
+        raise InputError("; ".join(failed))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -25,9 +55,13 @@ def write_whole(path: Path, text: str) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = _beside(path)
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

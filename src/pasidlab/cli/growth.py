@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pasidlab.cli.common import at_least_one, console, positive, print_json
-from pasidlab.cli.files import check_writable, write_whole
+from pasidlab.cli.common import at_least_one, console, patience, positive, print_json
+from pasidlab.cli.files import check_writable, write_all
 from pasidlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def growth(
         sized(world, chosen[-1])
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    with _progress() as done:
+    with _progress() as done, patience() if cluster is None else nullcontext() as ready:
         found = grow(
             world,
             names,
@@ -72,6 +72,7 @@ def growth(
             workers=at_least_one("--workers", workers),
             cluster=cluster,
             done=done,
+            ready=ready,
         )
     _show(world, found, json_file, markdown=markdown)
     raise typer.Exit(INTERRUPTED if found.interrupted else 0)
@@ -110,7 +111,7 @@ def _show(world: World, found: Growth, json_file: Path | None, *, markdown: bool
     else:
         print_growth(found, console())
     if json_file is not None and json_file != STANDARD_OUTPUT:
-        write_whole(json_file, "".join(f"{json.dumps(record)}\n" for record in records))
+        write_all([("--json", json_file, "".join(f"{json.dumps(record)}\n" for record in records))])
 
 
 def _command() -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pasidlab.explore.action import Action, Verb
 from pasidlab.explore.names import job_name, module_name, name_of
-from pasidlab.explore.state import LOCAL, NORMAL, OPENED, OnDevice, ProcessState, State, TaskState
+from pasidlab.explore.state import CORE, DRIVER, LOCAL, NORMAL, OPENED, OnDevice, ProcessState, State, TaskState
 from pasidlab.hw.cpu import MAX_PASID
+from pasidlab.linux.kernel import UNKNOWN_HOLDER
 from pasidlab.linux.structs import IOMMU_PASID_INVALID
 from pasidlab.linux.traps import X86Os
 from pasidlab.schemes.hybrid import HybridMmData
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pasidlab.machine import Machine
     from pasidlab.machine.in_flight import Job, Request
 
-_CORE, _DRIVER = 1, 2
 _DEAD = TaskState(alive=False)
 Grid = list[list[int]]
 """A number or a mask by process and device."""
@@ -102,7 +102,7 @@ class Abstraction:
                 )
             )
         armed = tuple([dev in machine.driver_of(dev).fail_set for dev in devices])
-        return State(tuple(processes), self._taken(machine), self._attached(machine, devices), armed)
+        return State(tuple(processes), self._taken(machine), self._attached(machine, devices), armed, _lost(machine))
 
     def _on_devices(
         self, machine: Machine, devices: list[Device], mms: dict[str, MmStruct], ghosts: Ghosts
@@ -206,10 +206,15 @@ def _task(task: Task, x86: bool) -> TaskState:
     return TaskState(True, task.arm64.accdata_el1 if task.st64bv0_enabled else 0, task.st64bv0_enabled)
 
 
+def _lost(machine: Machine) -> int:
+    """Return a mask of the numbers of the global space that nobody is known to hold."""
+    return sum(1 << number for number, holder in machine.kernel.holders() if holder == UNKNOWN_HOLDER)
+
+
 def _mode(data: IommuMmData | None) -> int:
     if not isinstance(data, V2MmData):
         return 0
-    return _CORE if data.pasid_global else _DRIVER
+    return CORE if data.pasid_global else DRIVER
 
 
 def _is_marked(data: IommuMmData | None, dev: Device) -> bool:

@@ -45,6 +45,8 @@ class Verb(IntEnum):
     DMA = 17  # an access for work in flight, which goes on
 
 
+BINDS = (Verb.BIND, Verb.BIND_DEVICE, Verb.BIND_DEVICE_PASID)
+"""The calls that make a bond."""
 NAMES: dict[str, tuple[Verb, ...]] = {
     "bind": (Verb.BIND,),
     "bind_device": (Verb.BIND_DEVICE,),

@@ -6,6 +6,7 @@ of it. A violation is one whatever stopped the search later; an interruption is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ import msgspec
 
 from pasidlab.decode import convert
 from pasidlab.errors import InputError
+from pasidlab.explore.action import Verb
 from pasidlab.explore.properties import Property
 from pasidlab.explore.trace import Trace, trace_of
 from pasidlab.explore.verdict import UNLIMITED, Engine, Found, Limits, Progress, Status
@@ -23,6 +25,11 @@ from pasidlab.explore.world import World
 from pasidlab.runner import settings_of
 from pasidlab.schemes import Options, Scheme
 
+MIB = 1 << 20
+MACHINE_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+"""How many bytes of memory this machine has."""
+MOST_NAMES = 8
+"""Of more processes or devices, not all are listed."""
 Telling = Callable[[str, Progress], None]
 """Told now and then how far the search under a scheme has come."""
 
@@ -49,6 +56,8 @@ class Verdict:
         goals: what had to be reached.
         unreached: of these, what was not, though every state was searched.
         traces: a shortest way to break each property that was found broken.
+        assumed: what may happen, and in which order drivers take things away.
+        never: the actions that were allowed and could not be taken in any state, if every state was searched.
     """
 
     world: str
@@ -64,6 +73,8 @@ class Verdict:
     goals: tuple[str, ...]
     unreached: tuple[str, ...]
     traces: tuple[Trace, ...]
+    assumed: str = ""
+    never: tuple[str, ...] = ()
 
     def of_property(self, name: str) -> Literal["holds", "violated", "undecided"]:
         """Say what the search knows of one property."""
@@ -145,6 +156,18 @@ def verdicts(
             return
 
 
+def prepare(world: World, scheme: type[Scheme], plan: Plan) -> bool:
+    """Have compiled what the search of a world needs, and return whether it is a compiled search at all."""
+    world = with_options(world, plan.options)
+    engine, _ = choose_engine(world, scheme, plan.engine)
+    if engine is Engine.READABLE:
+        return False
+    first = Plan(limits=Limits(states=1), symmetry=plan.symmetry)
+    if _search(world, scheme, (), engine, first, None).stopped_by == "interrupted":
+        raise KeyboardInterrupt
+    return True
+
+
 def check_plan(world: World, schemes: Iterable[type[Scheme]], plan: Plan) -> None:
     """Raise InputError for what of a plan can be seen to be wrong before the search."""
     classes = list(schemes)
@@ -165,15 +188,30 @@ def with_options(world: World, options: dict[str, Any]) -> World:
 
 def shape_of(world: World) -> str:
     """Say how large a world is."""
-    names = [tasks[0] for tasks in world.processes]
+    names = _listed([tasks[0] for tasks in world.processes])
     threads = sorted({len(tasks) for tasks in world.processes})
     each = f" of {' or '.join(map(str, threads))} threads" if threads != [1] else ""
-    devices = [device.name for device in world.devices]
+    devices = _listed([device.name for device in world.devices])
     return (
-        f"{_counted(len(names), 'process', 'processes')}{each} ({' '.join(names)}), "
-        f"{_counted(len(devices), 'device', 'devices')} ({' '.join(devices)}), "
+        f"{_counted(len(world.processes), 'process', 'processes')}{each} ({names}), "
+        f"{_counted(len(world.devices), 'device', 'devices')} ({devices}), "
         f"{_counted(world.numbers, 'number', 'numbers')}"
     )
+
+
+def assumptions_of(world: World) -> str:
+    """Say what may happen in a world, and in which order drivers take things away if they ever do."""
+    said = [f"may happen: {', '.join(dict.fromkeys(world.actions))}"]
+    if {Verb.UNBIND, Verb.EXIT} & world.verbs:
+        said.append(f"drivers of devices {', '.join(world.teardown.driver)}")
+        cached = "" if any(spec.caches for spec in world.machine.iommu) else " (nothing is cached)"
+        said.append(f"those of IOMMUs take away {', '.join(world.teardown.iommu)}{cached}")
+    return "; ".join(said)
+
+
+def _listed(names: list[str]) -> str:
+    """Write names, and of many the first and the last."""
+    return " ".join(names) if len(names) <= MOST_NAMES else f"{names[0]} {names[1]} ... {names[-1]}"
 
 
 def _counted(count: int, one: str, several: str) -> str:
@@ -195,12 +233,14 @@ def choose_engine(world: World, scheme: type[Scheme], asked: Engine | None) -> t
 
 
 def _bounds(world: World, limits: Limits) -> Limits:
-    """Return the limits, the world's own where none is given."""
+    """Return the limits, the world's own where none is given; memory has one in any case, as a machine has."""
     own = world.bounds
+    memory = MACHINE_MEMORY * 3 // 4 if own.memory is None else own.memory * MIB
     return Limits(
         own.states if limits.states is None else limits.states,
         own.seconds if limits.seconds is None else limits.seconds,
         own.depth if limits.depth is None else limits.depth,
+        memory if limits.memory is None else limits.memory,
     )
 
 
@@ -249,7 +289,16 @@ def _verdict(
         goals=tuple(goal_text(goal) for goal in goals),
         unreached=unreached,
         traces=tuple(trace_of(world, scheme, one, by_name[one.property]) for one in found.counterexamples),
+        assumed=assumptions_of(world),
+        never=_never(world, found),
     )
+
+
+def _never(world: World, found: Found) -> tuple[str, ...]:
+    """Return the verbs that were never taken; RESUME is no action of its own."""
+    taken = {verb for (verb, _), count in found.reached.items() if count}
+    idle = world.verbs - taken - {Verb.RESUME} if found.complete else ()
+    return tuple(verb.name.lower() for verb in sorted(idle))
 
 
 def _status(found: Found, unreached: Sequence[str]) -> Status:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from pasidlab.explore.action import Verb
 from pasidlab.explore.properties import Property
 from pasidlab.explore.verdict import Counterexample
 from pasidlab.explore.world import Teardown, World
@@ -26,10 +27,11 @@ def document(
 ) -> dict[str, Any]:
     """Return a scenario of these steps, decoded."""
     count = len(counterexample.steps)
+    paused = any(step.action.verb is Verb.RESUME for step in counterexample.steps)
     about = [
         f"{broken.name}: {broken.rule} ({broken.source}).",
-        f"Found by `pasidlab check`: a shortest way to break it under {scheme.name}, "
-        f"in {count} {'action' if count == 1 else 'actions'}.",
+        f"Found by `pasidlab check`: a shortest way to break it under {scheme.name}, at depth {count} of the search"
+        f"{' (where a call goes on after a pause is no step here)' if paused else ''}.",
     ]
     title = f"{broken.name} broken under {scheme.name}: {world.title or 'a world'}"
     machine = _changed(world.machine)

@@ -7,7 +7,7 @@ A search goes to its end even where a property is broken, so that sizes compare;
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -115,11 +115,12 @@ def growth(
     workers: int | None = None,
     cluster: str | None = None,
     done: Done | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> Growth:
     """Search a world in each size under each scheme."""
     places = [(size, scheme) for size in chosen for scheme in schemes]
     plan = Plan(limits=limits, engine=engine, keep_going=True)
     searches = [Search(sized(world, size), scheme, plan) for size, scheme in places]
-    swept = sweep(searches, workers=workers, cluster=cluster, done=done)
+    swept = sweep(searches, workers=workers, cluster=cluster, done=done, ready=ready)
     cells = (Cell(*place, verdict) for place, verdict in zip(places, swept.verdicts, strict=True))
     return Growth(tuple(cells), swept.interrupted)

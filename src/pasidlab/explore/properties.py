@@ -15,17 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pasidlab.explore.action import NOBODY, WORKS, Result, Step, Verb
-from pasidlab.explore.state import OnDevice, ProcessState, State
+from pasidlab.explore.action import BINDS, NOBODY, WORKS, Result, Step, Verb
+from pasidlab.explore.state import DRIVER, OnDevice, ProcessState, State
 from pasidlab.explore.world import World
 from pasidlab.rules import Rule
 
 StateTest = Callable[[State, World], bool]
 StepTest = Callable[[State, Step, State, World], bool]
-
-BINDS = (Verb.BIND, Verb.BIND_DEVICE, Verb.BIND_DEVICE_PASID)
-CORE, DRIVER = 1, 2
-"""`ProcessState.mode` of v2: the core's number, or a driver's, which ENQCMD does not carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +132,11 @@ def _bond_beside_table(state: State, world: World) -> bool:
 
 def _enqcmd_unbound(state: State, world: World) -> bool:
     """Return whether ENQCMD or ST64BV0 has a number for a process that never had a normal bind."""
-    return any(_carries(process, world) for process in state.processes if process.alive and not process.bound)
+    return any(carries(process, world) for process in state.processes if process.alive and not process.bound)
 
 
-def _carries(process: ProcessState, world: World) -> bool:
+def carries(process: ProcessState, world: World) -> bool:
+    """Return whether ENQCMD or ST64BV0 has a number in a process."""
     first = bool(process.order) and world.options.rfc_enqcmd == "first"
     carried = first or (process.number > 0 and process.mode != DRIVER)
     return carried or any(task.alive and task.register for task in process.tasks)
@@ -152,7 +149,8 @@ def _leak(state: State, world: World) -> bool:
         return False
     if any(on.closing or on.handles() for on in everything):
         return False
-    return any(process.number for process in state.processes) or any(on.entry | on.iotlb | on.atc for on in everything)
+    numbers = state.lost or any(process.number for process in state.processes)
+    return bool(numbers) or any(on.entry | on.iotlb | on.atc for on in everything)
 
 
 def _idle_refuses(before: State, step: Step, after: State, world: World) -> bool:

@@ -61,7 +61,11 @@ class _LeftError(BaseException):
 
 
 class Readable:
-    """One world under one scheme: its machine, put into one state after another, of which `start` is the first."""
+    """One world under one scheme: its machine, put into one state after another, of which `start` is the first.
+
+    Attributes:
+        trying: the action that `successors` began last.
+    """
 
     def __init__(self, world: World, scheme: type[Scheme]) -> None:
         self.world = world
@@ -71,11 +75,13 @@ class Readable:
             self.machine = Machine(world.machine, scheme(world.options))
             start(world, self.machine)
         self.snapshots = Snapshots(self.machine)
+        self.trying = Action(Verb.RESUME)
         self.start = self.keep(Node(self.abstraction.state(self.machine, Ghosts()), Ghosts(), b""))
 
     def successors(self, node: Node) -> Iterator[Reached]:
         """Yield where each action that is offered leads; until the next one the machine stands there, for `keep`."""
         for action in actions(node.state, self.world):
+            self.trying = action
             yield self.follow(node, action)
 
     def follow(self, node: Node, action: Action) -> Reached:

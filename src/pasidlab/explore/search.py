@@ -12,23 +12,22 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pasidlab.errors import InputError
 from pasidlab.explore.action import Result, Step, Verb
 from pasidlab.explore.own_state import OwnState
 from pasidlab.explore.readable import Node, Readable
 from pasidlab.explore.state import State, canonical
-from pasidlab.explore.verdict import Counterexample, Found, Limits, Progress, StoppedBy
+from pasidlab.explore.trace import told_words
+from pasidlab.explore.verdict import BETWEEN_REPORTS, Counterexample, Found, Limits, Progress, Report, StoppedBy
 
 if TYPE_CHECKING:
     from pasidlab.explore.properties import Property
     from pasidlab.explore.world import World
     from pasidlab.schemes import Scheme
 
-_BETWEEN_REPORTS = 0.1
-"""Seconds from one report of progress to the next."""
-Report = Callable[[Progress], None]
 Rest = tuple[tuple[int, ...], bytes]
 """What `OwnState` adds to the key of a state."""
 
@@ -151,7 +150,7 @@ class _Search:
     def _stopped_before_level(self, limits: Limits, keep_going: bool) -> StoppedBy:
         if self._broken and not keep_going:
             return "violation"
-        return "depth" if limits.depth is not None and self.depth >= limits.depth else ""
+        return limits.at_depth(self.depth)
 
     def _expand_level(self, limits: Limits, progress: Report | None) -> StoppedBy:
         """Expand all states of the deepest level; a bound stops it after any of them."""
@@ -161,34 +160,36 @@ class _Search:
             number, node = level.pop()
             self._expand(number, node, below)
             self._kept -= sys.getsizeof(node.snapshot)
-            stopped = self._bound_passed(limits)
+            stopped = limits.passed(len(self.visited.numbers), time.monotonic() - self._began, self.memory)
             if stopped:
                 return stopped if level or self.frontier else ""
             if progress is not None and time.monotonic() >= self._next_report:
-                self._next_report = time.monotonic() + _BETWEEN_REPORTS
+                self._next_report = time.monotonic() + BETWEEN_REPORTS
                 progress(self._progress())
-        return ""
-
-    def _bound_passed(self, limits: Limits) -> StoppedBy:
-        if limits.states is not None and len(self.visited.numbers) >= limits.states:
-            return "states"
-        if limits.seconds is not None and time.monotonic() - self._began >= limits.seconds:
-            return "seconds"
         return ""
 
     def _expand(self, number: int, node: Node, below: int) -> None:
         """Do every action that is offered in a state; `below` is the depth of what is new then."""
-        for step, reached in self.readable.successors(node):
-            self.transitions += 1
-            self._reached[step.action.verb, step.result] += 1
-            self._judge_step(number, node.state, step, reached.state)
-            new = self._number(reached.state)
-            if new is None:
-                continue
-            self.depth = below
-            self.visited.arrive(number, step)
-            self._judge_state(reached.state, new)
-            self._keep(new, self.readable.keep(reached))
+        try:
+            for step, reached in self.readable.successors(node):
+                self._arrive(number, node, step, reached, below)
+        except InputError as error:
+            steps = [step.action for step in self.visited.trace(number)]
+            told = told_words(self.world, self.readable.scheme, [*steps, self.readable.trying])
+            raise InputError(f"{error}; this came of: {'; '.join(told)}") from error
+
+    def _arrive(self, number: int, node: Node, step: Step, reached: Node, below: int) -> None:
+        """Judge where an action led, and keep it if it is new."""
+        self.transitions += 1
+        self._reached[step.action.verb, step.result] += 1
+        self._judge_step(number, node.state, step, reached.state)
+        new = self._number(reached.state)
+        if new is None:
+            return
+        self.depth = below
+        self.visited.arrive(number, step)
+        self._judge_state(reached.state, new)
+        self._keep(new, self.readable.keep(reached))
 
     def _number(self, state: State) -> int | None:
         """Number the state in which the machine is; None if it is known."""
@@ -215,6 +216,12 @@ class _Search:
         states, seconds = len(self.visited.numbers), time.monotonic() - self._began
         return Progress(states, self.transitions, self.depth, len(self.frontier), seconds)
 
+    @property
+    def memory(self) -> int:
+        """How many bytes the visited set takes, the snapshots that were kept at most, and what they share."""
+        shared = sum(map(sys.getsizeof, self.readable.snapshots.memories))
+        return self.visited.memory + self._most_kept + shared
+
     def _found(self, stopped: StoppedBy) -> Found:
         broken = [self._broken[name] for name in (*self._of_states, *self._of_steps) if name in self._broken]
         return Found(
@@ -226,5 +233,5 @@ class _Search:
             reached=dict(self._reached),
             counterexamples=tuple(sorted(broken, key=lambda one: len(one.steps))),
             seconds=time.monotonic() - self._began,
-            memory=self.visited.memory + self._most_kept + sum(map(sys.getsizeof, self.readable.snapshots.memories)),
+            memory=self.memory,
         )

@@ -85,6 +85,9 @@ class OnDevice(NamedTuple):
 OPENED, NORMAL, LOCAL = 1, 2, 2
 """Handles of one process on one device: that of open(), that of `iommu_sva_bind_device()`, LOCAL + n for number n."""
 
+CORE, DRIVER = 1, 2
+"""`ProcessState.mode` under v2: the number is of the global space, or a driver's, which ENQCMD does not carry."""
+
 
 class ProcessState(NamedTuple):
     """One process: an address space and its tasks.
@@ -92,7 +95,7 @@ class ProcessState(NamedTuple):
     Attributes:
         tasks: in the order of the world; symmetry sorts them.
         number: `mm->iommu_mm->pasid`, 0 for none or INVALID.
-        mode: v2 only: 0 no SVA data, 1 core-numbered, 2 driver-numbered.
+        mode: v2 only: 0 without SVA data, else CORE or DRIVER.
         bound: a normal bind has succeeded in this address space (what R8 asks for); nothing of the machine reads it.
         order: rfc only: the devices on which it has a bond at a device's own number, oldest bond first.
         window: a kernel call that stands between two steps of the IOMMU driver: how many are done, the device counted
@@ -129,12 +132,14 @@ class State(NamedTuple):
         module: by device, the global number that a kernel module took for it, 0 for none.
         attached: by device, mask of the numbers at which a kernel-managed domain is attached.
         armed: by device, whether its next set_dev_pasid fails.
+        lost: mask of the numbers that are held in the global space and that nobody is left to give back.
     """
 
     processes: tuple[ProcessState, ...]
     module: tuple[int, ...]
     attached: tuple[int, ...]
     armed: tuple[bool, ...]
+    lost: int = 0
 
     @property
     def in_window(self) -> int | None:
@@ -189,6 +194,7 @@ def _with_devices(state: State, order: tuple[int, ...]) -> State:
         tuple(state.module[index] for index in order),
         tuple(state.attached[index] for index in order),
         tuple(state.armed[index] for index in order),
+        state.lost,
     )
 
 

@@ -19,7 +19,8 @@ from pasidlab.description import MOCK, MODELS
 from pasidlab.description import NOBODY as NO_MEMORY
 from pasidlab.drivers.hardware import FREED as FREED_MEMORY
 from pasidlab.errors import InputError, ModelError
-from pasidlab.explore.action import KERNEL, NOBODY, WORKS, Result, Step, Verb
+from pasidlab.explore.action import KERNEL, NOBODY, WORKS, Action, Result, Step, Verb
+from pasidlab.explore.amiss import amiss
 from pasidlab.explore.document import document
 from pasidlab.explore.names import task_name
 from pasidlab.explore.perform import WORK
@@ -45,6 +46,7 @@ class TraceStep:
         number: the step's in the scenario, from 1.
         words: what happens.
         during: the step of the IOMMU's driver after which it happens, inside a call; else empty.
+        result, pasid: how the call or the access ended; empty and None for a look at the state.
         owner: whose memory a device touched; empty when it was none.
         trespass: whose work it was, when that is another's; else empty.
         rule, why: the rule that settled it, and its sentence.
@@ -116,8 +118,20 @@ def scenario_of(world: World, scheme: type[Scheme], counterexample: Counterexamp
     return _written(world, scheme, counterexample, broken, told)[0]
 
 
+def told_words(world: World, scheme: type[Scheme], taken: Sequence[Action]) -> list[str]:
+    """Tell actions from the start in words, of which the last need not succeed."""
+    try:
+        states = states_along(world, scheme, taken[:-1])
+    except InputError:
+        return ["something that does not repeat itself: does the scheme keep state outside its objects?"]
+    told = (retell(world, before, action) for before, action in zip(states, taken, strict=True))
+    return [one.words for one in told if one is not None]
+
+
 def _because(world: World, states: Sequence[State], steps: Sequence[Step], broken: Property) -> str:
-    return remains(world, states[-2], steps[-1], states[-1]) if broken.name == "no-early-reuse" else ""
+    if broken.name == "no-early-reuse":
+        return remains(world, states[-2], steps[-1], states[-1])
+    return amiss(world, broken.name, states[-1])
 
 
 # --- the steps ---------------------------------------------------------------------------------------------------
@@ -167,7 +181,7 @@ def _look(world: World, last: Step, state: State) -> Retold:
     task, device = living_task(world, state, last.action.process), world.devices[last.action.device].name
     shown = {"process": task, "device": device} if task else {"device": device}
     window = window_name(world, state)
-    words = f"{' and '.join(shown.values())} as {'they stand' if task else 'it stands'}"
+    words = f"the state then: {' and '.join(shown.values())}"
     return Retold({"do": "show", **shown} | ({"during": window} if window else {}), words)
 
 
@@ -237,13 +251,14 @@ def _owner(step: StepReport) -> str:
 
 def _seen(told: _Told, step: StepReport) -> TraceStep:
     outcome = step.outcome
+    looked = told.retold.step["do"] == "show"
     during = told.retold.step.get("during", "")
     return TraceStep(
         step.number,
         told.retold.words,
         during,
-        outcome.result,
-        outcome.pasid,
+        "" if looked else outcome.result,
+        None if looked else outcome.pasid,
         _owner(step),
         step.trespass,
         outcome.rule,

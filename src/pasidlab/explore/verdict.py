@@ -1,19 +1,20 @@
 """What a search is given and what it returns, whichever engine did it.
 
 A search is breadth first and finishes every level, so that its counts do not depend on the order of the work: it stops
-after the level in which the first violation was found, or with `keep_going` at the end. A bound on states or seconds
-stops it at once, in the midst of a level.
+after the level in which the first violation was found, or with `keep_going` at the end. A bound on states, seconds
+or memory stops it at once, in the midst of a level.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from pasidlab.explore.action import Result, Step, Verb
 
-StoppedBy = Literal["", "states", "seconds", "depth", "interrupted", "violation"]
+StoppedBy = Literal["", "states", "seconds", "memory", "depth", "interrupted", "violation"]
 
 
 class Engine(StrEnum):
@@ -33,11 +34,24 @@ class Status(StrEnum):
 
 
 class Limits(NamedTuple):
-    """Where a search stops if it was not done before; None is no such bound."""
+    """Where a search stops if it was not done before; None is no such bound. `memory` is in bytes."""
 
     states: int | None = None
     seconds: float | None = None
     depth: int | None = None
+    memory: int | None = None
+
+    def passed(self, states: int, seconds: float, memory: int) -> StoppedBy:
+        """Say which bound a search has reached that has found so many states, and taken so long and so much."""
+        if self.states is not None and states >= self.states:
+            return "states"
+        if self.memory is not None and memory >= self.memory:
+            return "memory"
+        return "seconds" if self.seconds is not None and seconds >= self.seconds else ""
+
+    def at_depth(self, depth: int) -> StoppedBy:
+        """Say which bound a search has reached whose deepest states are so many steps from the start."""
+        return "depth" if self.depth is not None and depth >= self.depth else ""
 
 
 UNLIMITED = Limits()
@@ -51,6 +65,11 @@ class Progress(NamedTuple):
     depth: int
     frontier: int
     seconds: float
+
+
+Report = Callable[[Progress], None]
+BETWEEN_REPORTS = 0.1
+"""Seconds from one report of progress to the next."""
 
 
 @dataclass(frozen=True, slots=True)

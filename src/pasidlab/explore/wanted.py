@@ -112,6 +112,8 @@ def _user_property(name: str, path: Path, function_name: str) -> Property:
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]
         raise InputError(f"{path}: {function_name!r} is no function in it; there are: {', '.join(own) or 'none'}")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise InputError(f"{path}: {function_name!r} must be a plain function, neither async nor with a yield")
     parameters = list(inspect.signature(function).parameters)
     with_world = parameters[-1:] == ["world"]
     count = len(parameters) - with_world
@@ -154,15 +156,17 @@ class _Guarded:
         given = args if self.with_world else args[:-1]
         try:
             broken = self.function(*given)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise InputError(f"{self._place(error)} raised {type(error).__name__}: {error}") from error
         if not isinstance(broken, bool):
             raise InputError(f"{self._place()} returned {broken!r}; it must return True when it is broken, else False")
         return broken
 
-    def _place(self, error: Exception | None = None) -> str:
+    def _place(self, error: BaseException | None = None) -> str:
         """Name the function and the line: that of the error, else that of the function."""
         line = self.function.__code__.co_firstlineno
         frames = traceback.extract_tb(error.__traceback__) if error else []
-        own = [frame.lineno for frame in frames if frame.filename == str(self.path)]
+        own = [frame.lineno for frame in frames if frame.filename == self.function.__code__.co_filename]
         return f"property {self.function.__name__} ({self.path}, line {own[-1] if own else line})"

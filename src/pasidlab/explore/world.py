@@ -23,6 +23,8 @@ from pasidlab.explore.action import NAMES, Verb
 from pasidlab.explore.state import MAX_DEVICES, MAX_NUMBER, MAX_PROCESSES, MAX_TASKS, Classes
 from pasidlab.linux.profiles import profile
 
+MOST_NUMBERS = 1023
+"""The largest number of a world: each is looked at in every state."""
 Count = Annotated[int, Meta(ge=1, le=99)]
 ActionName = Literal[
     "bind",
@@ -73,11 +75,15 @@ class Teardown(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bounds(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a search stops, if it was not done before: after so many states, seconds, or steps from the start."""
+    """Where a search stops, if it was not done before: after so many states, seconds, or steps from the start.
+
+    `memory` is in MiB.
+    """
 
     states: Annotated[int, Meta(ge=1)] | None = None
     seconds: Annotated[float, Meta(gt=0)] | None = None
     depth: Annotated[int, Meta(ge=1)] | None = None
+    memory: Annotated[int, Meta(ge=1)] | None = None
 
 
 class WorldDevice(NamedTuple):
@@ -123,6 +129,8 @@ class World(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> World:
         """Check decoded TOML."""
+        if "actions" not in raw:
+            raise InputError(f"actions: missing; name some of: {', '.join(NAMES)}")
         world = convert(raw, cls)
         _check(world)
         return world
@@ -207,15 +215,29 @@ def _check(world: World) -> None:
     _check_teardown(world.teardown)
     for index, device in enumerate(world.device):
         if device.group is not None:
-            raise InputError(f"device[{index}].group = {device.group!r}: a device of a world has a group of its own")
+            reason = "a device of a world has a group of its own; leave it out"
+            raise InputError(f"device[{index}].group = {device.group!r}: {reason}")
     for index, iommu in enumerate(world.iommu):
         if iommu.model != MOCK:
             raise InputError(f"iommu[{index}].model = {iommu.model!r}: a world is searched on a {MOCK}; leave it out")
     try:
         check(world.machine)
     except InputError as error:
-        raise InputError(f"{error} (with devices and processes counted one by one)") from None
+        counted = max(len(world.machine.device) - len(world.device), len(world.machine.process) - len(world.process))
+        note = " (each one of a `count` has an index here)" if counted and "[" in f"{error}" else ""
+        raise InputError(f"{error}{note}") from None
     profile(world.kernel).with_switches(dict(world.switches))
+    _check_numbers(world)
+
+
+def _check_numbers(world: World) -> None:
+    """Raise InputError where there are so many numbers that no search would end."""
+    for device, largest in zip(world.machine.device, world.largest, strict=True):
+        if largest > MOST_NUMBERS:
+            raise InputError(
+                f"device {device.name}: carries {largest:,} numbers, more than the {MOST_NUMBERS} of a world; "
+                f"set max_pasids of {device.iommu} to one more than what is needed"
+            )
 
 
 def _check_teardown(teardown: Teardown) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pasidlab.linux.sva import IommuSva
     from pasidlab.rules import Refusal, Rule
 
+UNKNOWN_HOLDER = "unknown"
+"""Who holds a number that no mm and no module has: nobody can give it back."""
+
 
 class Arch(StrEnum):
     """The architecture that the kernel was built for."""
@@ -204,4 +207,4 @@ class Kernel:
             if pasid is not None:
                 by_number[pasid] = mm.holder
         for pasid in self.iommu_global_pasid_ida:
-            yield pasid, by_number.get(pasid, "unknown")
+            yield pasid, by_number.get(pasid, UNKNOWN_HOLDER)

@@ -19,6 +19,7 @@ class _Searched:
 
     title: str
     shape: str
+    assumed: str
     kernel: str
     settings: dict[str, Any]
     claims: dict[str, Claim] = field(default_factory=dict)
@@ -42,8 +43,9 @@ def _by_world(verdicts: Iterable[Verdict]) -> list[_Searched]:
     """Put the verdicts of each world together, in their order."""
     worlds: dict[str, _Searched] = {}
     for verdict in verdicts:
-        key = repr((verdict.world, verdict.shape, verdict.kernel, sorted(verdict.settings.items())))
-        world = worlds.setdefault(key, _Searched(verdict.world, verdict.shape, verdict.kernel, verdict.settings))
+        key = repr((verdict.world, verdict.shape, verdict.assumed, verdict.kernel, sorted(verdict.settings.items())))
+        new = _Searched(verdict.world, verdict.shape, verdict.assumed, verdict.kernel, verdict.settings)
+        world = worlds.setdefault(key, new)
         world.claims |= {claim.name: claim for claim in verdict.claims}
         world.verdicts.append(verdict)
     return list(worlds.values())

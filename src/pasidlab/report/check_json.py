@@ -15,6 +15,7 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
     return {
         "world": verdict.world,
         "shape": verdict.shape,
+        "assumed": verdict.assumed,
         "scheme": verdict.scheme,
         "kernel": verdict.kernel,
         "settings": verdict.settings,
@@ -31,5 +32,6 @@ def verdict_dict(verdict: Verdict) -> dict[str, Any]:
         "properties": [asdict(claim) | {"status": verdict.of_property(claim.name)} for claim in verdict.claims],
         "sometimes": [{"goal": goal, "reached": verdict.of_goal(goal)} for goal in verdict.goals],
         "reached": coverage(found),
+        "never": list(verdict.never),
         "traces": [asdict(trace) for trace in verdict.traces],
     }

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pasidlab.explore.check import Verdict, shape_of
+from pasidlab.explore.check import Verdict, assumptions_of, shape_of
 from pasidlab.explore.trace import Trace, TraceStep
 from pasidlab.explore.verdict import Engine, Status
 from pasidlab.explore.world import World
@@ -22,6 +22,7 @@ def print_world(world: World, settings: dict[str, Any], console: Console) -> Non
     said = "".join(f", {key} = {str(value).lower()}" for key, value in settings.items())
     _print(console, f"[bold]{escape(world.title or 'world')}[/bold]  (kernel {world.kernel}{escape(said)})")
     _print(console, escape(shape_of(world)))
+    _print(console, escape(assumptions_of(world)))
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
@@ -38,6 +39,8 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         _print_trace(trace, console)
     reached = "; ".join(f"{verb} {_counts(results)}" for verb, results in coverage(verdict.found).items())
     _print(console, f"  reached: {escape(reached or 'nothing')}")
+    if verdict.never:
+        _print(console, f"  never: {escape(', '.join(verdict.never))}")
 
 
 def _counts(results: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from pasidlab.rules import MODEL, RULES
 STOPPED = {
     "states": "stopped by the bound on states",
     "seconds": "stopped by the bound on seconds",
+    "memory": "stopped by the bound on memory",
     "depth": "stopped by the bound on depth",
     "interrupted": "interrupted",
 }
@@ -63,7 +64,7 @@ def outcome_text(step: TraceStep) -> str:
 
 def step_text(step: TraceStep) -> str:
     """Write what happens in a step, and within which call."""
-    return f"after its step {step.during}: {step.words}" if step.during else step.words
+    return f"within that call, after its step {step.during}: {step.words}" if step.during else step.words
 
 
 def sentence(step: TraceStep) -> str:
@@ -86,7 +87,8 @@ def trace_lines(trace: Trace) -> Iterator[str]:
     """Yield a trace as plain text."""
     yield f"{trace.property}: {trace.rule} ({trace.source})"
     for step in trace.steps:
-        yield f"{step.number:>3}  {step_text(step)}: {outcome_text(step)}"
+        outcome = outcome_text(step)
+        yield f"{step.number:>3}  {step_text(step)}{': ' if outcome else ''}{outcome}"
     for number, text in last_sentences(trace):
         yield f"{number:>3}  {text}"
 

@@ -10,6 +10,8 @@ from pasidlab.explore.action import FREED as FREED_OWNER
 from pasidlab.explore.action import KERNEL as KERNEL_OWNER
 from pasidlab.explore.action import Result, Verb
 from pasidlab.explore.compiled.layout import ARCHITECTURES, DRIVER_STEPS, GUARDS, IOMMU_STEPS, ORDERS, SCHEMES
+from pasidlab.explore.state import CORE as CORE_MODE
+from pasidlab.explore.state import DRIVER as DRIVER_MODE
 from pasidlab.explore.state import LOCAL as LOCAL_HANDLE
 from pasidlab.explore.state import NORMAL as NORMAL_HANDLE
 from pasidlab.explore.state import OPENED as OPENED_HANDLE
@@ -49,7 +51,6 @@ IGNORED: Final = _code(Result.IGNORED)
 SIGSEGV: Final = _code(Result.SIGSEGV)
 SIGILL: Final = _code(Result.SIGILL)
 EPERM: Final = _code(Result.EPERM)
-ENOENT: Final = _code(Result.ENOENT)
 ENOMEM: Final = _code(Result.ENOMEM)
 EBUSY: Final = _code(Result.EBUSY)
 ENODEV: Final = _code(Result.ENODEV)
@@ -58,7 +59,6 @@ ENOSPC: Final = _code(Result.ENOSPC)
 EOVERFLOW: Final = _code(Result.EOVERFLOW)
 ENOSYS: Final = _code(Result.ENOSYS)
 
-MAINLINE: Final = _code(SCHEMES.index("mainline"))
 RFC: Final = _code(SCHEMES.index("rfc"))
 V2: Final = _code(SCHEMES.index("v2"))
 HYBRID: Final = _code(SCHEMES.index("hybrid"))
@@ -81,6 +81,5 @@ NOBODY: Final = ZERO
 FREED: Final = _code(FREED_OWNER)
 KERNEL: Final = _code(KERNEL_OWNER)
 
-CORE: Final = _code(1)
-DRIVER: Final = _code(2)
-"""`ProcessState.mode` of v2: the number is of the global space, or a driver's."""
+CORE: Final = _code(CORE_MODE)
+DRIVER: Final = _code(DRIVER_MODE)

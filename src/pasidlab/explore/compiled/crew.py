@@ -30,6 +30,8 @@ from pasidlab.explore.compiled.search import (
 from pasidlab.explore.compiled.visited import ENVELOPE, Visited
 from pasidlab.hw.batch.numbers import Words
 
+_UNPACKED = 1 << 12
+"""States that are unpacked at a time."""
 T = TypeVar("T")
 Expanded = Callable[[int, Any, int, Successors], None]
 """What is told of an expanded state: its number, its record, how many actions it offered, and what they led to."""
@@ -178,7 +180,3 @@ class Crew:
     def _all(self, work: Callable[[int], T], workers: range) -> list[T]:
         """Let all workers work, on threads if they are many."""
         return [work(0)] if len(workers) == 1 else list(self._pool.map(work, workers))
-
-
-_UNPACKED = 1 << 12
-"""States that are unpacked at a time."""

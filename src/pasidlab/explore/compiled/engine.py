@@ -8,7 +8,7 @@ but which of several shortest ones is found may depend on the number of workers;
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pasidlab.explore.compiled.crew import Crew
@@ -19,16 +19,12 @@ from pasidlab.explore.compiled.plan import plan_of
 from pasidlab.explore.compiled.retrace import Retracer
 from pasidlab.explore.compiled.search import Question
 from pasidlab.explore.state import OnDevice, ProcessState, State, TaskState, canonical
-from pasidlab.explore.verdict import Counterexample, Found, Limits, Progress, StoppedBy
+from pasidlab.explore.verdict import BETWEEN_REPORTS, Counterexample, Found, Limits, Progress, Report, StoppedBy
 
 if TYPE_CHECKING:
     from pasidlab.explore.properties import Property
     from pasidlab.explore.world import World
     from pasidlab.schemes import Scheme
-
-BETWEEN_REPORTS = 0.1
-"""Seconds from one report of progress to the next."""
-Report = Callable[[Progress], None]
 
 
 def search(
@@ -99,7 +95,7 @@ class _Search:
     def _stopped_before_level(self, limits: Limits, keep_going: bool) -> StoppedBy:
         if self._judge.broken and not keep_going:
             return "violation"
-        return "depth" if limits.depth is not None and self.depth >= limits.depth else ""
+        return limits.at_depth(self.depth)
 
     def _expand_level(self, limits: Limits, progress: Report | None) -> StoppedBy:
         """Expand all states of the deepest level; a bound stops it after a part."""
@@ -107,18 +103,12 @@ class _Search:
         known = self._crew.states
         while self._crew.in_level and not stopped:
             self._crew.expand(self._judge.wanted, self._judge.told)
-            stopped = self._bound_passed(limits) if self._crew.frontier else ""
+            if self._crew.frontier:
+                stopped = limits.passed(self._crew.states, time.monotonic() - self._began, self._crew.memory)
             self._report(progress)
         self.depth += self._crew.states > known
         self._end_level()
         return stopped
-
-    def _bound_passed(self, limits: Limits) -> StoppedBy:
-        if limits.states is not None and self._crew.states >= limits.states:
-            return "states"
-        if limits.seconds is not None and time.monotonic() - self._began >= limits.seconds:
-            return "seconds"
-        return ""
 
     def _report(self, progress: Report | None) -> None:
         now = time.monotonic()

@@ -9,11 +9,9 @@ from pasidlab.explore.compiled import common
 from pasidlab.explore.compiled.caches import take_away
 from pasidlab.explore.compiled.codes import EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, OK, TABLE
 from pasidlab.explore.compiled.common import has, held_global, signed, slots
+from pasidlab.explore.compiled.layout import STEPS
 from pasidlab.explore.compiled.records import StateRecord, WorldRecord
 from pasidlab.hw.batch.compiling import compiled_once
-
-_STEPS = 3
-"""The most steps of an order."""
 
 
 @compiled_once
@@ -47,6 +45,6 @@ def detach(world: WorldRecord, state: StateRecord, device: int, number: int) -> 
     state.attached[device] &= ~(1 << number)
     if not world.caches[device] or not world.bound[device]:
         return
-    for place in range(_STEPS):
+    for place in range(STEPS):
         if world.iommu_steps[place] != TABLE:
             take_away(world, state, device, number, signed(world.iommu_steps[place]))

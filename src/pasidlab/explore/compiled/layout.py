@@ -6,7 +6,7 @@ says how it is stored. Whatever a world does not have is 0. Masks of numbers are
 Every part of the compiled search speaks of these functions, which numba compiles into one another:
 
 - `transitions.apply(world, state, verb, process, device, arg) -> int`: changes `state` and returns a step code;
-- `transitions.offer(world, state, out) -> int`: fills `out`, an array of ACTIONS action codes, in the order of
+- `offer.offer(world, state, out) -> int`: fills `out`, an array of ACTIONS action codes, in the order of
   `action.actions`, and returns how many there are;
 - `properties.broken_in_state(world, state, wanted) -> int`: mask of the properties of states that are broken, of
   those in the mask `wanted`; bit i stands for `properties.STATE_PROPERTIES[i]`, a name;
@@ -77,6 +77,8 @@ ARCHITECTURES = ("x86", "arm64")
 DRIVER_STEPS = ("", "stop", "drain", "unbind")
 IOMMU_STEPS = ("", "table", "iotlb", "atc")
 """Words of a world by their codes in its record; code 0 of a step is no step."""
+STEPS = 3
+"""The most steps of an order."""
 
 WORLD = np.dtype(
     [
@@ -101,8 +103,8 @@ WORLD = np.dtype(
         ("rfc_enqcmd", "u1"),  # 1: the number of the first bond
         ("arch", "u1"),
         ("enqcmd_like", "u1"),  # the CPU and kernel have ENQCMD, or ST64BV0 with ACCDATA_EL1 switched
-        ("driver_steps", "u1", (3,)),
-        ("iommu_steps", "u1", (3,)),
+        ("driver_steps", "u1", (STEPS,)),
+        ("iommu_steps", "u1", (STEPS,)),
         ("windows", "u1"),
         ("verbs", "u4"),  # mask of Verb
     ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pasidlab.explore.action import Verb
+from pasidlab.explore.action import BINDS, Verb
 from pasidlab.explore.compiled.layout import ON_DEVICE, PROCESS, PROCESS_AT, STATE, STATE_AT, Records
 from pasidlab.explore.state import LOCAL, MAX_DEVICES, MAX_PROCESSES, Classes, device_orders
 from pasidlab.explore.world import World
@@ -21,7 +21,6 @@ _ORDERS = 24
 """Permutations of MAX_DEVICES devices."""
 _ROWS = 16
 """More bytes than any piece is put together from."""
-_BINDS = frozenset((Verb.BIND, Verb.BIND_DEVICE, Verb.BIND_DEVICE_PASID))
 _STARTS = frozenset((Verb.SUBMIT, Verb.FORGE))
 
 
@@ -159,7 +158,7 @@ class _Widths:
         self.numbers = world.numbers
         self.number = world.numbers.bit_length()
         self.place = len(world.devices).bit_length()
-        self.binds = bool(self.verbs & _BINDS)
+        self.binds = not self.verbs.isdisjoint(BINDS)
         self.works = bool(self.verbs & _STARTS)
         self.windows = world.teardown.windows and bool(self.verbs & {Verb.UNBIND, Verb.EXIT})
         self.registers = self.binds and any(device.portal for device in world.devices)

@@ -35,7 +35,7 @@ from pasidlab.explore.compiled.common import (
 from pasidlab.explore.compiled.layout import RESULT_BITS
 from pasidlab.explore.compiled.records import ProcessRecord, StateRecord, WorldRecord
 from pasidlab.explore.state import MAX_TASKS
-from pasidlab.hw.batch.compiling import compiled, compiled_once
+from pasidlab.hw.batch.compiling import compiled, compiled_once, compiled_within
 
 STATE_PROPERTIES = ("one-mm-per-number", "bond-in-table", "enqcmd-after-normal-bind", "no-leak")
 STEP_PROPERTIES = (
@@ -51,7 +51,7 @@ _WORK, _PAGE, _REUSE, _IDLE, _FRESH, _GIVEN_BACK = (1 << place for place in rang
 _RESULT = (1 << RESULT_BITS) - 1
 
 
-@compiled_once
+@compiled_within
 def broken_in_state(world: WorldRecord, state: StateRecord, wanted: int) -> int:
     """Return which of the wanted properties of states are broken."""
     broken = 0
@@ -66,7 +66,7 @@ def broken_in_state(world: WorldRecord, state: StateRecord, wanted: int) -> int:
     return broken
 
 
-@compiled_once
+@compiled_within
 def broken_by_step(
     world: WorldRecord,
     before: StateRecord,
@@ -79,21 +79,6 @@ def broken_by_step(
     wanted: int,
 ) -> int:
     """Return which of the wanted properties of steps are broken; `step` is a step code."""
-    return _broken_by(world, before, after, signed(verb), signed(p), signed(device), signed(arg), signed(step), wanted)
-
-
-@compiled_once
-def _broken_by(
-    world: WorldRecord,
-    before: StateRecord,
-    after: StateRecord,
-    verb: int,
-    p: int,
-    device: int,
-    arg: int,
-    step: int,
-    wanted: int,
-) -> int:
     owner, result = step >> RESULT_BITS, step & _RESULT
     if verb in (COMPLETE, DMA, ANSWER):
         of_another = owner not in (NOBODY, p + 1)

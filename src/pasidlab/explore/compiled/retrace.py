@@ -15,6 +15,7 @@ from pasidlab.explore.action import Step
 from pasidlab.explore.compiled.crew import Crew
 from pasidlab.explore.compiled.judge import Breach
 from pasidlab.explore.compiled.layout import STATE, Records, decode, step_of
+from pasidlab.explore.compiled.packing import bytes_of
 from pasidlab.explore.compiled.plan import plan_of
 from pasidlab.explore.compiled.properties import STATE_PROPERTIES, STEP_PROPERTIES
 from pasidlab.explore.compiled.search import ENTRIES, Question, new_desk, new_successors
@@ -60,7 +61,7 @@ class Retracer:
     def _follow(self, record: Any) -> int:
         """Do all that a state offers; returns how many actions that is."""
         letter = np.zeros((1, ENVELOPE + self._crew.words), np.int64)
-        ENTRIES.pack_all(self._plain, self._desk, np.frombuffer(record.tobytes(), np.uint8).reshape(1, -1), letter)
+        ENTRIES.pack_all(self._plain, self._desk, bytes_of(np.array([record], STATE)), letter)
         self._desk.reached[:] = 0
         self._desk.written[:] = 0
         ENTRIES.expand(self._plain, self._desk, letter[:, ENVELOPE:].copy(), 0, 1, 0, _ALL, self._made)

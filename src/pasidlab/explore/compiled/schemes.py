@@ -1,6 +1,6 @@
 """Compiled: what the core asks of whichever scheme runs, and the calls of drivers that lead there.
 
-Source: the entry points of linux/sva.py, and `Endpoint.open` and `may_map_portal` of devices and schemes.
+Source: the entry points of linux/sva.py, `Endpoint.open` of devices, and `Scheme.may_map_portal`.
 """
 
 from __future__ import annotations

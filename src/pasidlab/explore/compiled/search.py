@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pasidlab.explore import action, state
 from pasidlab.explore.compiled import (
     caches,
     codes,
@@ -21,6 +22,7 @@ from pasidlab.explore.compiled import (
     kernel,
     layout,
     mainline,
+    offer,
     packing,
     properties,
     rfc,
@@ -32,7 +34,6 @@ from pasidlab.explore.compiled import (
     visited,
     work,
 )
-from pasidlab.explore.compiled import offer as offers
 from pasidlab.explore.compiled.layout import (
     ACTIONS,
     RESULT_BITS,
@@ -49,9 +50,10 @@ from pasidlab.explore.compiled.packing import PIECES, Bytes, bytes_of, copy, cut
 from pasidlab.explore.compiled.plan import Plan
 from pasidlab.explore.compiled.properties import broken_by_step, broken_in_state
 from pasidlab.explore.compiled.symmetry import ROOM, pack
-from pasidlab.explore.compiled.transitions import apply, offer
+from pasidlab.explore.compiled.transitions import apply
 from pasidlab.explore.compiled.visited import ENVELOPE, hash_of
-from pasidlab.hw.batch.compiling import built_from, compiled, compiled_entry, compiled_once, compiled_within
+from pasidlab.hw.batch import compiling
+from pasidlab.hw.batch.compiling import built_from, compiled, compiled_entry, compiled_within
 from pasidlab.hw.batch.numbers import Words
 
 PROPERTY_BITS = 16
@@ -216,7 +218,7 @@ def has_room(desk: Desk) -> bool:
 @compiled_within
 def expand_state(world: Any, plan: Plan, desk: Desk, number: int, wanted: int, made: Successors) -> None:
     """Do all that the state on the desk offers."""
-    for place in range(offer(world, desk.states[_BEFORE], desk.offered)):
+    for place in range(offer.offer(world, desk.states[_BEFORE], desk.offered)):
         action = desk.offered[place]
         step = do(world, plan, desk, action)
         desk.reached[verb_of(action), step & _RESULT] += 1
@@ -258,7 +260,7 @@ class Entries(NamedTuple):
     unpack_all: Callable[[Question, Desk, Words, Bytes], None]
 
 
-@compiled_once
+@compiled_within
 def pack_after(plan: Plan, desk: Desk, letter: Words) -> None:
     """Pack the state that is after a step on the desk into a letter."""
     cut(plan, desk.lanes[_AFTER], desk.raw[_AFTER], desk.pieces[_AFTER])
@@ -318,8 +320,10 @@ def _entries(built: int) -> Entries:
 
 SOURCES: tuple[ModuleType, ...] = (
     *(layout, packing, symmetry, visited),
-    *(caches, codes, common, kernel, offers, properties, schemes, teardown, transitions, work),
+    *(caches, codes, common, kernel, offer, properties, schemes, teardown, transitions, work),
     *(mainline, rfc, v2, hybrid),
+    *(action, state, compiling),
 )
-"""Everything that is compiled into the entries, so that a change of any compiles them anew."""
+"""Everything that is compiled into the entries, or whose constants and options are, so that a change of any compiles
+them anew."""
 ENTRIES = _entries(built_from(SOURCES, VERBS, RESULTS))

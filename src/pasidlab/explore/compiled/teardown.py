@@ -9,14 +9,12 @@ from __future__ import annotations
 from pasidlab.explore.compiled.caches import forget_all, take_away
 from pasidlab.explore.compiled.codes import DRAIN, LOCAL, NORMAL, OPENED, STOP, TABLE, ZERO
 from pasidlab.explore.compiled.common import bonds, devices, has_domain, processes, signed, users
+from pasidlab.explore.compiled.layout import STEPS
 from pasidlab.explore.compiled.records import Bytes, ProcessRecord, StateRecord, WorldRecord
 from pasidlab.explore.compiled.schemes import forget_bond, unmap_where_barred
 from pasidlab.explore.compiled.work import answer
 from pasidlab.explore.state import MAX_DEVICES
 from pasidlab.hw.batch.compiling import compiled, compiled_once
-
-_STEPS = 3
-"""The most steps of an order."""
 
 # --- handles ---------------------------------------------------------------------------------------------------------
 
@@ -114,7 +112,7 @@ def _end_step(world: WorldRecord, process: ProcessRecord, device: int, handle: i
 def _length(steps: Bytes) -> int:
     """Return how many steps an order has."""
     count = 0
-    while count < _STEPS and steps[count]:
+    while count < STEPS and steps[count]:
         count += 1
     return count
 

@@ -27,22 +27,14 @@ from pasidlab.explore.compiled.codes import (
     SUBMIT,
     UNBIND,
 )
-from pasidlab.explore.compiled.common import driver_owns_pasids, signed
-from pasidlab.explore.compiled.offer import offer
+from pasidlab.explore.compiled.common import driver_owns_pasids
 from pasidlab.explore.compiled.records import StateRecord, WorldRecord
-from pasidlab.hw.batch.compiling import compiled_once
-
-__all__ = ["apply", "offer"]
+from pasidlab.hw.batch.compiling import compiled_within
 
 
-@compiled_once
+@compiled_within
 def apply(world: WorldRecord, state: StateRecord, verb: int, p: int, device: int, arg: int) -> int:
     """Do an action of process `p`, changing the state, and return its step code."""
-    return _apply(world, state, signed(verb), signed(p), signed(device), signed(arg))
-
-
-@compiled_once
-def _apply(world: WorldRecord, state: StateRecord, verb: int, p: int, device: int, arg: int) -> int:
     if verb in (BIND, BIND_DEVICE, BIND_DEVICE_PASID):
         return _bind(world, state, verb, p, device, arg)
     if verb in (COMPLETE, DMA, ASK, ANSWER):
@@ -52,7 +44,7 @@ def _apply(world: WorldRecord, state: StateRecord, verb: int, p: int, device: in
     return _of_process(world, state, verb, p, device, arg)
 
 
-@compiled_once
+@compiled_within
 def _of_process(world: WorldRecord, state: StateRecord, verb: int, p: int, device: int, arg: int) -> int:
     """Do what a process does, or a kernel call of it that stands in a window."""
     if verb == SUBMIT:
@@ -70,7 +62,7 @@ def _of_process(world: WorldRecord, state: StateRecord, verb: int, p: int, devic
     return OK
 
 
-@compiled_once
+@compiled_within
 def _of_device(world: WorldRecord, state: StateRecord, verb: int, p: int, device: int) -> int:
     """Let a device go on with the work of process `p`."""
     if verb == COMPLETE:
@@ -83,7 +75,7 @@ def _of_device(world: WorldRecord, state: StateRecord, verb: int, p: int, device
     return OK
 
 
-@compiled_once
+@compiled_within
 def _of_kernel(world: WorldRecord, state: StateRecord, verb: int, device: int, arg: int) -> int:
     """Do what kernel modules do."""
     if verb == ALLOC_GLOBAL:
@@ -99,7 +91,7 @@ def _of_kernel(world: WorldRecord, state: StateRecord, verb: int, device: int, a
     return OK
 
 
-@compiled_once
+@compiled_within
 def _bind(world: WorldRecord, state: StateRecord, verb: int, p: int, device: int, asked: int) -> int:
     """Bind by one of the three calls, and keep its handle."""
     if verb == BIND_DEVICE_PASID:

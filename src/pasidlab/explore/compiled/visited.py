@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pasidlab.errors import InputError
 from pasidlab.explore.compiled.plan import Plan
 from pasidlab.hw.batch.compiling import compiled, compiled_entry
 from pasidlab.hw.batch.numbers import Words
@@ -27,8 +28,10 @@ BLOCK = 32
 """Letters of a block."""
 _MIX = -0x61C8864680B583EB
 """An odd number with bits everywhere, 2^64 divided by the golden section."""
-_FULL = 0.6
+FULL = 0.6
 """How much of a table may be taken."""
+CAPACITY = 1 << TAG_BITS - 1
+"""The most states of a set: their numbers fit beside a tag, and tags tell the places of its slots apart."""
 _FIRST_STATES, _FIRST_SLOTS_LG2 = 1 << 12, 13
 
 
@@ -159,6 +162,10 @@ class Visited:
 
     def _make_room(self, states: int) -> None:
         """Double what is too small for so many states; pages that are not used yet are not taken from the system."""
+        if states > CAPACITY:
+            raise InputError(
+                f"a worker has no room for more than {CAPACITY:,} states: bound them, or take more workers"
+            )
         table = self.table
         if states > table.link.size:
             capacity = max(2 * table.link.size, states)
@@ -166,7 +173,7 @@ class Visited:
                 words=_grown(table.words, capacity, self.size), link=_grown(table.link, capacity, self.size)
             )
         slots = table.slots.size
-        while self.size > _FULL * slots or states >= slots:
+        while self.size > FULL * slots or states >= slots:
             slots *= 2
         if slots > table.slots.size:
             self.table = table._replace(slots=np.zeros(slots, np.int64))

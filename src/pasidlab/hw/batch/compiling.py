@@ -1,4 +1,8 @@
-"""How the functions of a batch are compiled."""
+"""How the functions of a batch are compiled.
+
+Decided here: only entries can be called from Python. What they call has no wrapper for it, which would take a quarter
+of the time in which everything is compiled; a call from Python ends the interpreter, and a test calls `py_func`.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS: dict[str, Any] = {"_nrt": False}
 """No reference counts: Python holds every array until a batch is done, and counting takes longer than translating."""
+_INNER = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""What only compiled code calls."""
 
 
 def compiled(function: F) -> F:
     """Compile a function into those that call it."""
-    return cast(F, numba.njit(forceinline=True, **_OPTIONS)(function))
+    return cast(F, numba.njit(forceinline=True, **_INNER)(function))
 
 
 def compiled_within(function: F) -> F:
@@ -25,12 +31,12 @@ def compiled_within(function: F) -> F:
 
     Otherwise all that is called would be optimized once more for each function on the way to it.
     """
-    return cast(F, numba.njit(inline="always", **_OPTIONS)(function))
+    return cast(F, numba.njit(inline="always", **_INNER)(function))
 
 
 def compiled_once(function: F) -> F:
     """Compile a function on its own, where it would be too long to be repeated."""
-    return cast(F, numba.njit(**_OPTIONS)(function))
+    return cast(F, numba.njit(**_INNER)(function))
 
 
 def compiled_entry(function: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pasidlab.cli.common import patience
 from pasidlab.cli.files import write_whole
 from pasidlab.explore.world import World
 
@@ -286,10 +288,8 @@ class TestFiles:
         self, pasidlab: Command, world: Written, tmp_path: Path
     ) -> None:
         done = pasidlab("check", world(), *READABLE, "--html", "/dev/full", "--junit", tmp_path / "all.xml")
-        assert (done.status, done.err) == (
-            2,
-            "pasidlab: --html '/dev/full': cannot be written: No space left on device\n",
-        )
+        assert done.status == 2
+        assert done.err == "pasidlab: --html '/dev/full': cannot be written: No space left on device\n"
         assert "<testsuites" in (tmp_path / "all.xml").read_text()
 
     def test_where_no_file_can_be_made_is_known_before_the_search(self, pasidlab: Command, world: Written) -> None:
@@ -354,13 +354,10 @@ class TestMessages:
         [
             ("actions = []" + MACHINE, "actions = []: nothing may happen; allowed: bind, bind_device"),
             (MACHINE, "actions: missing; name some of: bind, "),
-            (
-                SMALL + 'group = "g"'.join(("[[device]]\nname = 'x'\n", "")),
-                "device[1].group = 'g': a device of a world",
-            ),
+            (SMALL.replace("pasid_bits = 1", 'group = "g"'), "device[0].group = 'g': a device of a world has a group"),
             (
                 SMALL.replace("max_pasids = 2", "").replace("pasid_bits = 1", "pasid_bits = 20"),
-                "device acc0: carries 65,535",
+                "device acc0: carries 1,048,575 numbers, more than the 1023 of a world; set max_pasids of iommu0",
             ),
             (SMALL + "[[process]]\nname = 'p0'\n", "process[2].name = 'p0': another process has this name"),
             (
@@ -469,8 +466,9 @@ class TestMessages:
         assert done.status == 2
         assert "scheme Mine raised ZeroDivisionError: division by zero (" in done.err
         assert done.err.endswith(
-            "line 4, in unbind_device); this came of: p0 opens acc0; p0 gives back its file of acc0: the driver of acc0 "
-            "stops the work of p0; the driver of acc0 drains the page requests of p0; the driver of acc0 unbinds p0\n"
+            "line 4, in unbind_device); this came of: p0 opens acc0; p0 gives back its file of acc0: "
+            "the driver of acc0 stops the work of p0; the driver of acc0 drains the page requests of p0; "
+            "the driver of acc0 unbinds p0\n"
         )
 
 
@@ -509,18 +507,8 @@ def test_ctrl_c_ends_processes_that_do_not_look_up(tmp_path: Path, world: Writte
 
 def test_ctrl_c_prints_what_was_covered_and_ends_with_130(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    program = [
-        sys.executable,
-        "-u",
-        "-m",
-        "pasidlab",
-        "check",
-        "worlds/default.toml",
-        *READABLE[:3],
-        "mainline,v2",
-        "--html",
-        str(page),
-    ]
+    search = ["check", "worlds/default.toml", *READABLE[:3], "mainline,v2", "--html", str(page)]
+    program = [sys.executable, "-u", "-m", "pasidlab", *search]
     with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         first = [running.stdout.readline() for _ in range(3)]
@@ -534,6 +522,32 @@ def test_ctrl_c_prints_what_was_covered_and_ends_with_130(tmp_path: Path) -> Non
     assert out.startswith("mainline  interrupted: nothing broken in ")
     assert err == "pasidlab: not searched: worlds/default.toml under v2\npasidlab: interrupted\n"
     assert "interrupted" in page.read_text()
+
+
+def test_ctrl_c_is_heard_though_a_callback_of_the_compiler_ignores_it() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def compile_patiently() -> None:
+        with patience():
+            ctypes.CFUNCTYPE(None)(interrupted)()
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_patiently()
+
+
+def test_what_takes_long_before_a_search_begins_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pasidlab.cli.common.PATIENCE", 0.05)
+    with patience() as begun:
+        begun()
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    with patience():
+        time.sleep(0.2)
+    assert capsys.readouterr().err.startswith("pasidlab: the search is being compiled, once on this machine")
 
 
 def test_every_shipped_world_can_be_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
@@ -12,6 +13,8 @@ from typing import Any
 
 from pasidlab.errors import InputError
 
+AGAIN = 0.05
+"""Seconds from a Ctrl-C that was ignored to the next."""
 PATIENCE = 3.0
 """Seconds after which a search that has not begun is said to be compiled."""
 COMPILING = "pasidlab: the search is being compiled, once on this machine, which takes up to a minute"
@@ -55,14 +58,27 @@ def positive(option: str, value: float | None) -> float | None:
 
 @contextmanager
 def patience() -> Iterator[Callable[[], None]]:
-    """Say on standard error what takes so long, unless what this yields is called within a few seconds."""
+    """Say on standard error what takes so long, unless what this yields is called within a few seconds.
+
+    A Ctrl-C that comes in a callback of the compiler, where Python ignores it, comes again a moment later.
+    """
     timer = Timer(PATIENCE, print, (COMPILING,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
+    before, sys.unraisablehook = sys.unraisablehook, _heard
     try:
         yield timer.cancel
     finally:
+        sys.unraisablehook = before
         timer.cancel()
+
+
+def _heard(ignored: Any) -> None:
+    """Let a Ctrl-C that was ignored come again outside what ignored it; tell of anything else."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        Timer(AGAIN, interrupt_main).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -40,8 +40,11 @@ def compiled_once(function: F) -> F:
 
 
 def compiled_entry(function: F) -> F:
-    """Compile a function that Python calls, and keep it on disk."""
-    return cast(F, numba.njit(cache=True, nogil=True, **_OPTIONS)(function))
+    """Compile a function that Python calls, and keep it on disk where something can be kept."""
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True, **_OPTIONS)(function))
+    except RuntimeError:  # neither beside the source nor in the user's cache can a file be made
+        return cast(F, numba.njit(nogil=True, **_OPTIONS)(function))
 
 
 def built_from(modules: tuple[ModuleType, ...], *constants: object) -> int:

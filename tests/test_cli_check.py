@@ -102,6 +102,9 @@ class TestStatus:
         assert "(docs/thread.md R11, R12, R15, R22)" in done.out
         assert "ok 2 in p1, not p0" in done.out
         assert "  5  dsa0 does not tell posted from non-posted writes and believed PASID 2" in done.out
+        assert (
+            done.err == "pasidlab: --scenario FILE writes the trace as a scenario, which `pasidlab run FILE` replays\n"
+        )
 
     @pytest.mark.parametrize(
         ("option", "value", "name"),

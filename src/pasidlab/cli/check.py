@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HOLDS, VIOLATED, STOPPED, INTERRUPTED = 0, 1, 3, 130
 """Exit status; that of bad input is 2."""
 STANDARD_OUTPUT = Path("-")
+REPLAY = "--scenario FILE writes the trace as a scenario, which `pasidlab run FILE` replays"
 MOST_WORKERS = 64
 """Each thread has room for what it sends to each other one."""
 
@@ -102,6 +103,8 @@ def check(
     searched = _spread(asked, plan, processes, cluster) if spread else _in_turn(asked, plan)
     found, interrupted = _print_all(searched, plan, as_json=json_file == STANDARD_OUTPUT)
     outputs.write(found)
+    if not any((html, json_file, scenario, junit)) and any(verdict.traces for _, verdict in found):
+        print(f"pasidlab: {REPLAY}", file=sys.stderr)
     raise typer.Exit(INTERRUPTED if interrupted else _status(verdict for _, verdict in found))
 
 

@@ -100,5 +100,6 @@ class Retracer:
 
 def _unequal(broken: Property) -> InputError:
     return InputError(
-        f"property {broken.name!r} tells interchangeable processes, tasks or devices apart; search without symmetry"
+        f"property {broken.name!r} tells interchangeable processes, tasks or devices apart; search without symmetry "
+        "(--no-symmetry)"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pasidlab.errors import Errno
-from pasidlab.explore.abstract import Closing, Ghosts, Standing, abstract
+from pasidlab.explore.abstract import Abstraction, Closing, Ghosts, Standing
 from pasidlab.explore.action import Action, Verb
 from pasidlab.explore.names import job_name, module_name, name_of, task_name
 from pasidlab.explore.perform import WORK, start
@@ -65,7 +65,7 @@ class Made:
 
     @property
     def state(self) -> State:
-        return abstract(self.machine, self.ghosts, self.world)
+        return Abstraction(self.world).state(self.machine, self.ghosts)
 
     @property
     def process(self) -> ProcessState:

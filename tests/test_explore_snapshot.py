@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pasidlab.errors import ModelError
-from pasidlab.explore.abstract import Ghosts, abstract
+from pasidlab.explore.abstract import Abstraction, Ghosts
 from pasidlab.explore.perform import WORK, start
 from pasidlab.explore.snapshot import Snapshots
 from pasidlab.explore.state import State
@@ -29,17 +29,17 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 def bound_and_worked(machine: Machine) -> State:
     machine.bind("pci", "p0", "p0 pci open")
     machine.dma("pci", 1, WORK)
-    return abstract(machine, Ghosts(), WORLD)
+    return Abstraction(WORLD).state(machine, Ghosts())
 
 
 def test_the_start_comes_back_after_everything(machine: Machine) -> None:
     snapshots = Snapshots(machine)
-    taken, before = snapshots.take(), abstract(machine, Ghosts(), WORLD)
+    taken, before = snapshots.take(), Abstraction(WORLD).state(machine, Ghosts())
     worked = bound_and_worked(machine)
     machine.exit("p1/1")
     machine.exit("p1")
     snapshots.restore(taken)
-    assert abstract(machine, Ghosts(), WORLD) == before
+    assert Abstraction(WORLD).state(machine, Ghosts()) == before
     assert bound_and_worked(machine) == worked != before
 
 
@@ -50,7 +50,7 @@ def test_bonds_come_back_after_they_went(machine: Machine) -> None:
     machine.exit("p0/1")
     machine.exit("p0")
     snapshots.restore(taken)
-    assert abstract(machine, Ghosts(), WORLD) == worked
+    assert Abstraction(WORLD).state(machine, Ghosts()) == worked
     assert machine.dma("pci", 1, WORK).work is not None
     assert machine.unbind("p0 pci open").result == "ok"
     assert not machine.parts.mock.entries

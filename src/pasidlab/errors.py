@@ -6,7 +6,10 @@ fault is data too, an event of the device or IOMMU model; an exception means bad
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 
 class Errno(IntEnum):
@@ -60,3 +63,12 @@ class InputError(PasidlabError):
 
 class ModelError(PasidlabError):
     """An invariant of the model does not hold: a defect of pasidlab, or of a user's own scheme."""
+
+
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Name a file in front of what an InputError says is wrong."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from pasidlab.cli import INTERRUPTED
 from pasidlab.cli.common import at_least_one, console, patience, positive, print_json, read_options
-from pasidlab.cli.files import check_folder, check_writable, write_all
-from pasidlab.errors import InputError
+from pasidlab.cli.files import STANDARD_OUTPUT, check_folder, check_writable, write_all
+from pasidlab.errors import InputError, blamed_on
 
 if TYPE_CHECKING:
     from pasidlab.explore.check import Plan, Telling, Verdict
     from pasidlab.explore.world import World
     from pasidlab.schemes import Scheme
 
-HOLDS, VIOLATED, STOPPED, INTERRUPTED = 0, 1, 3, 130
+HOLDS, VIOLATED, STOPPED = 0, 1, 3
 """Exit status; that of bad input is 2."""
-STANDARD_OUTPUT = Path("-")
 REPLAY = "--scenario FILE writes the trace as a scenario, which `pasidlab run FILE` replays"
 MOST_WORKERS = 64
 """Each thread has room for what it sends to each other one."""
@@ -149,7 +149,7 @@ def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan) -> list[Asked
     for path in files:
         world = World.load(path)
         given = None if scheme is None else find_schemes(scheme)
-        with _blamed_on(path):
+        with blamed_on(path):
             schemes = find_schemes(world.scheme) if given is None else given
             check_plan(world, schemes, plan)
         name = _unused(path.stem, {one.name for one in asked})
@@ -161,15 +161,6 @@ def _unused(name: str, used: set[str]) -> str:
     """Return the name, with a number behind it where it is used."""
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(one for one in names if one not in used)
-
-
-@contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
-    """Name the world in what goes wrong with it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _in_turn(asked: Iterable[Asked], plan: Plan) -> Searched:
@@ -185,7 +176,7 @@ def _in_turn(asked: Iterable[Asked], plan: Plan) -> Searched:
             if interrupted:
                 yield None
                 continue
-            with _blamed_on(one.path), _progress(one.world, scheme, plan) as telling:
+            with blamed_on(one.path), _progress(one.world, scheme, plan) as telling:
                 (verdict,) = verdicts(one.world, [scheme], plan, telling)
             interrupted = verdict.status is Status.INTERRUPTED
             yield verdict

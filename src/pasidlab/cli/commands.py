@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from pasidlab.cli.common import console, print_json, read_options
-from pasidlab.errors import InputError
+from pasidlab.errors import InputError, blamed_on
 
 if TYPE_CHECKING:
     from pasidlab.conform import Summary
@@ -69,10 +69,8 @@ def run(
     scenarios = [Scenario.load(path) for path in files]
     met = True
     for number, (path, scenario) in enumerate(zip(files, scenarios, strict=True)):
-        try:
+        with blamed_on(path):
             reports = run_scenario(scenario, scheme, kernel=kernel, model=model, options=options)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
         met = met and all(report.met for report in reports)
         if as_json:
             for report in reports:
@@ -331,10 +329,8 @@ def _machine(file: Path, scheme: str, at: int | None, model: str | None) -> tupl
     last = len(scenario.step)
     if at is not None and not 0 <= at <= last:
         raise InputError(f"--at {at}: {file} has {last} steps; allowed: 0 (before the first) to {last}")
-    try:
+    with blamed_on(file):
         machine = machine_at(scenario, scheme, at, model=model)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
     done = last if at is None else at
     return machine, f"{scenario.title or file.name}: {scheme}, kernel {scenario.kernel}, after step {done} of {last}"
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pasidlab.errors import InputError
 
+STANDARD_OUTPUT = Path("-")
+"""What stands for it where a file is asked for."""
+
 
 def check_writable(option: str, path: Path) -> None:
     """Raise InputError where a file could not be written."""

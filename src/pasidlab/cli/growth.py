@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pasidlab.cli import INTERRUPTED
 from pasidlab.cli.common import at_least_one, console, patience, positive, print_json
-from pasidlab.cli.files import check_writable, write_all
-from pasidlab.errors import InputError
+from pasidlab.cli.files import STANDARD_OUTPUT, check_writable, write_all
+from pasidlab.errors import blamed_on
 
 if TYPE_CHECKING:
     from pasidlab.explore.growth import Growth
     from pasidlab.explore.sweep import Done
     from pasidlab.explore.world import World
-
-STANDARD_OUTPUT = Path("-")
-INTERRUPTED = 130
 
 
 def growth(
@@ -59,10 +57,8 @@ def growth(
     if json_file is not None and json_file != STANDARD_OUTPUT:
         check_writable("--json", json_file)
     world, names = World.load(file), _names(scheme)
-    try:
+    with blamed_on(file):
         sized(world, chosen[-1])
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
     with _progress() as done, patience() if cluster is None else nullcontext() as ready:
         found = grow(
             world,

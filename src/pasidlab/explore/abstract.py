@@ -192,11 +192,6 @@ class Abstraction:
         return tuple(masks)
 
 
-def abstract(machine: Machine, ghosts: Ghosts, world: World) -> State:
-    """Return the state that a machine of a world is in."""
-    return Abstraction(world).state(machine, ghosts)
-
-
 def _task(task: Task, x86: bool) -> TaskState:
     if task.mm is None:
         return _DEAD

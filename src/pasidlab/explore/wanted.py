@@ -9,13 +9,10 @@ Decided here: a function must return True or False, since one that forgets to re
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pasidlab.errors import InputError
@@ -24,6 +21,7 @@ from pasidlab.explore.properties import DEFAULT, PROPERTIES, Property
 from pasidlab.explore.state import State
 from pasidlab.explore.world import World
 from pasidlab.schemes import SCHEMES
+from pasidlab.user_code import load_module
 
 DEFAULT_NAME = "default"
 """Stands for the properties that a world has when it names none."""
@@ -103,7 +101,7 @@ def _goal(world: World, scheme: str, text: str) -> Goal:
 
 def _user_property(name: str, path: Path, function_name: str) -> Property:
     """Load a user's file and wrap the function."""
-    module = _load(path)
+    module = load_module(path, "property")
     function = getattr(module, function_name, None)
     if not inspect.isfunction(function):
         own = [
@@ -125,23 +123,6 @@ def _user_property(name: str, path: Path, function_name: str) -> Property:
         return Property(name, rule, str(path), step=test)
     place = f"{path}, line {function.__code__.co_firstlineno}: {function_name}({', '.join(parameters)})"
     raise InputError(f"{place}: must take (state) or (before, step, after), and `world` behind them if it wants it")
-
-
-def _load(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"pasidlab_user_property_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where tracebacks look for it
-    try:
-        spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
 
 
 class _Guarded:

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct, field, structs
 from pasidlab.decode import convert, read_toml
 from pasidlab.description import MOCK, DeviceSpec, IommuSpec, MachineSpec, ProcessSpec, check
 from pasidlab.devices.endpoint import PORTALS
-from pasidlab.errors import InputError
+from pasidlab.errors import InputError, blamed_on
 from pasidlab.explore.action import NAMES, Verb
 from pasidlab.explore.state import MAX_DEVICES, MAX_NUMBER, MAX_PROCESSES, MAX_TASKS, Classes
 from pasidlab.linux.profiles import profile
@@ -121,10 +121,8 @@ class World(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True, 
         """Read and check a TOML file; InputError names file, key, value and what is allowed."""
         path = Path(path)
         raw = read_toml(path)
-        try:
+        with blamed_on(path):
             return cls.from_dict(raw)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> World:
@@ -166,10 +164,15 @@ class World(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True, 
         return tuple((name, *(f"{name}/{number}" for number in range(1, threads))) for name, threads in specs)
 
     @cached_property
+    def max_pasids(self) -> tuple[int, ...]:
+        """One more than the largest number that each device carries, 0 without PASIDs, as the core computes it."""
+        iommus = {iommu.name: iommu for iommu in self.iommu}
+        return tuple(_max_pasids(device, iommus) for device in self.machine.device)
+
+    @cached_property
     def largest(self) -> tuple[int, ...]:
         """The largest number that each device carries, 0 for none."""
-        iommus = {iommu.name: iommu for iommu in self.iommu}
-        return tuple(_largest(device, iommus) for device in self.machine.device)
+        return tuple(max(0, bound - 1) for bound in self.max_pasids)
 
     @cached_property
     def numbers(self) -> int:
@@ -185,13 +188,13 @@ class World(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True, 
         )
 
 
-def _largest(device: DeviceSpec, iommus: dict[str, IommuSpec]) -> int:
-    """Return the largest number that a device carries behind its IOMMU."""
+def _max_pasids(device: DeviceSpec, iommus: dict[str, IommuSpec]) -> int:
+    """Return `dev->iommu->max_pasids` (`dev_iommu_get_max_pasids()`)."""
     if device.iommu is None or device.pasid_bits is None:
         return 0
     iommu = iommus[device.iommu]
     bound = 1 << iommu.pasid_bits if iommu.max_pasids is None else iommu.max_pasids
-    return max(0, min(bound, 1 << device.pasid_bits) - 1)
+    return min(bound, 1 << device.pasid_bits)
 
 
 def _names(one: ProcessClass | DeviceClass) -> list[str]:

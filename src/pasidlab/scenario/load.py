@@ -9,7 +9,7 @@ from msgspec import field
 
 from pasidlab.decode import convert, read_toml
 from pasidlab.description import MachineSpec, check
-from pasidlab.errors import InputError
+from pasidlab.errors import InputError, blamed_on
 from pasidlab.linux.profiles import profile
 from pasidlab.scenario.checks import check_steps
 from pasidlab.scenario.steps import AnyStep
@@ -29,10 +29,8 @@ class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Read and check a TOML file; InputError names file, key, value and what is allowed."""
         path = Path(path)
         raw = read_toml(path)
-        try:
+        with blamed_on(path):
             return cls.from_dict(raw)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Scenario:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from pathlib import Path
 
 from pasidlab.errors import InputError
@@ -14,6 +12,7 @@ from pasidlab.schemes.hybrid import Hybrid
 from pasidlab.schemes.mainline import Mainline
 from pasidlab.schemes.rfc import Rfc
 from pasidlab.schemes.v2 import V2
+from pasidlab.user_code import load_module
 
 SCHEMES: dict[str, type[Scheme]] = {scheme.name: scheme for scheme in (Mainline, Rfc, V2, Hybrid)}
 ALL = "all"
@@ -41,22 +40,10 @@ def find_scheme(name: str) -> type[Scheme]:
 
 
 def _load(path: Path, class_name: str) -> type[Scheme]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"pasidlab_user_scheme_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where pickle, dataclasses and tracebacks look for it
     for rule in _declared.pop(path, ()):
         del RULES[rule]
     known = set(RULES)
-    try:
-        spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    module = load_module(path, "scheme")
     _declared[path] = set(RULES) - known
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Scheme)):

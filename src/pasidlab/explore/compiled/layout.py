@@ -144,23 +144,12 @@ def _of_devices(world: World) -> Iterator[tuple[str, Any]]:
     """Yield what each device is like."""
     iommus = {iommu.name: iommu for iommu in world.machine.iommu}
     behind = [None if device.iommu is None else iommus[device.iommu] for device in world.machine.device]
-    yield (
-        "bound",
-        [_bound(device.pasid_bits, iommu) for device, iommu in zip(world.machine.device, behind, strict=True)],
-    )
+    yield "bound", world.max_pasids
     yield "has_iommu", [iommu is not None for iommu in behind]
     yield "caches", [iommu is not None and bool(iommu.caches) for iommu in behind]
     yield "portal", [device.portal for device in world.devices]
     yield "ats", [device.ats for device in world.devices]
     yield "sloppy", [device.sloppy for device in world.machine.device]
-
-
-def _bound(bits: int | None, iommu: Any) -> int:
-    """Return max_pasids of a device that has PASIDs of so many bits."""
-    if bits is None or iommu is None:
-        return 0
-    of_iommu: int = 1 << iommu.pasid_bits if iommu.max_pasids is None else iommu.max_pasids
-    return min(of_iommu, 1 << bits)
 
 
 def _of_options(world: World) -> Iterator[tuple[str, Any]]:

@@ -73,9 +73,13 @@ class IntelRig:
         pci: bool = True,
         group: IommuGroup | None = None,
         source_id: int = SID,
+        pasid_enabled: bool = True,
         **traits: Any,
     ) -> Device:
-        dev = Device(self.kernel, name, pci=pci, pci_pasid_width=bits if pci else None, pasid_num_bits=bits)
+        width = bits if pci else None
+        dev = Device(
+            self.kernel, name, pci=pci, pci_pasid_width=width, pasid_num_bits=bits, pasid_fails=not pasid_enabled
+        )
         core.iommu_probe_device(dev, unit or self.unit(), group or IommuGroup(name))
         self.driver.describe(dev, DeviceTraits(source_id=source_id, **traits))
         self.driver.probe_device(dev)

@@ -17,7 +17,7 @@ from pasidlab.explore.document import scheme_text
 from pasidlab.explore.properties import PROPERTIES, Property
 from pasidlab.explore.readable import Readable
 from pasidlab.explore.state import LOCAL, NORMAL, OPENED
-from pasidlab.explore.toml_text import toml_text
+from pasidlab.toml_text import toml_text
 from pasidlab.explore.trace import Trace, scenario_of, trace_of
 from pasidlab.explore.verdict import Counterexample, Engine
 from pasidlab.explore.world import World

@@ -12,6 +12,7 @@ from pasidlab.description import (
     DeviceSpec,
     IommuSpec,
     MachineSpec,
+    not_built,
     operating_system,
     sources_of,
     streams_of,
@@ -30,6 +31,7 @@ from pasidlab.hw.smmuv3.features import Features as SmmuFeatures
 from pasidlab.hw.vtd.features import Features as VtdFeatures
 from pasidlab.linux.iommu import iommu_probe_device
 from pasidlab.linux.kernel import Arch, Kernel
+from pasidlab.linux.pci_ats import pci_pasid_enabled
 from pasidlab.linux.pgtable import PageTables
 from pasidlab.linux.pgtable_arm64 import Arm64PageTables
 from pasidlab.linux.pgtable_x86 import X86PageTables
@@ -96,6 +98,7 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     kernel = Kernel(scheme, switched, arch, page_shift=page_shift, pgtable=_page_tables(spec, arch, page_shift))
     kernel.enqcmd_like = os.enqcmd_like
     kernel.force_tagged_sva = spec.cpu.force_tagged_sva
+    kernel.not_built = not_built(spec)
     parts = Assembly(kernel, os, MockDriver(kernel), ArmSmmuDriver(kernel), IntelDriver(kernel))
     for iommu in spec.iommu:
         _add_iommu(parts, iommu)
@@ -107,7 +110,7 @@ def assemble(spec: MachineSpec, scheme: Scheme) -> Assembly:
     for device in spec.device:
         dev = _make_device(parts, device)
         if device.name in streams:
-            parts.smmus.describe(dev, _stream_traits(device, streams[device.name], dev.pci))
+            parts.smmus.describe(dev, _stream_traits(device, streams[device.name], dev))
         if device.name in sources:
             _describe_source(parts, dev, device, sources[device.name])
         parts.endpoints[device.name] = _make_endpoint(parts, device, dev)
@@ -193,6 +196,10 @@ def _make_device(parts: Assembly, spec: DeviceSpec) -> Device:
         physfn=parts.endpoints[spec.physfn].dev if spec.physfn else None,
         enqcmd_bar=spec.submits in PORTALS,
         owns_pasids=spec.pasids == "local",
+        prefix_path=spec.prefix_path is not False or spec.pasid_enabled is True,
+        acs_path=spec.acs_path is not False or spec.pasid_enabled is True,
+        pasid_fails=spec.pasid_enabled is False,
+        pasid_required=spec.prg_pasid is not False,
     )
     if spec.iommu is not None:
         group = parts.groups.setdefault(spec.group or f"{spec.name} alone", IommuGroup(spec.group or spec.name))
@@ -200,13 +207,12 @@ def _make_device(parts: Assembly, spec: DeviceSpec) -> Device:
     return dev
 
 
-def _stream_traits(spec: DeviceSpec, streams: tuple[int, ...], pci: bool) -> StreamTraits:
-    ats = pci if spec.ats is None else spec.ats
+def _stream_traits(spec: DeviceSpec, streams: tuple[int, ...], dev: Device) -> StreamTraits:
+    ats = dev.pci if spec.ats is None else spec.ats
     return StreamTraits(
         streams=streams,
         can_stall=spec.can_stall,
-        ats=ats,
-        pasid_enabled=spec.pasid_enabled is not False,
+        ats=ats and "PCI_ATS" not in dev.kernel.not_built,
         default_domain=spec.default_domain or "dma",
     )
 
@@ -215,12 +221,11 @@ def _describe_source(parts: Assembly, dev: Device, spec: DeviceSpec, source_id: 
     """Describe a device behind a VT-d unit, where each is a PCIe function."""
     if not dev.pci:
         parts.kernel.found(PLATFORM_VTD, dev=dev.name)
-    ats = spec.ats is not False
+    ats = spec.ats is not False and "PCI_ATS" not in parts.kernel.not_built
     traits = SourceTraits(
         source_id=source_id,
         ats=ats,
         pri=ats and spec.pri is not False,
-        pasid_enabled=spec.pasid_enabled is not False,
         default_domain=spec.default_domain or "dma",
     )
     parts.vtds.describe(dev, traits)
@@ -248,7 +253,7 @@ def _endpoint_of_kind(spec: DeviceSpec, dev: Device, hardware: Hardware) -> Endp
             queue=queue,
             takes_kernel_pasid=kernel_pasid,
             analytics=analytics,
-            pasid_enabled=spec.pasid_enabled is not False,
+            pasid_enabled=pci_pasid_enabled(dev),
         )
     kind = Narrow if spec.kind == "narrow" else PcieEndpoint
     return kind(dev, hardware, spec.submits, spec.sloppy)

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from pasidlab.errors import InputError
 
-MAX_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 32 * 1024 * 1024
 """Largest TOML file that is read."""
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 _OFFSET = PAGE_SIZE - 1
 _WORDS_PER_PAGE = PAGE_SIZE // 8
 _FIRST_CAPACITY = 64
+_ZEROS = bytes(PAGE_SIZE)
 
 StoreObserver = Callable[[int, bytes], None]
 """Called after each store with the address and the bytes."""
@@ -29,7 +30,7 @@ class Memory:
     """One physical address space.
 
     Pages live as rows of one numpy array, in the order of their first store; row 0 is a page of zeros that stands for
-    all untouched ones. `observers` are called after every store.
+    all untouched ones, also those that were only ever cleared as a whole. `observers` are called after every store.
     """
 
     __slots__ = ("_bytes", "_poisoned", "_pool", "_rows", "_words", "bits", "observers")
@@ -50,7 +51,7 @@ class Memory:
 
     @property
     def touched_pages(self) -> int:
-        """How many pages were ever stored to: what the memory costs, in pages of 4 KiB."""
+        """How many pages were stored to, other than cleared: what the memory costs, in pages of 4 KiB."""
         return len(self._rows)
 
     def page_table(self) -> tuple[dict[int, int], npt.NDArray[np.uint64]]:
@@ -61,7 +62,8 @@ class Memory:
         """Whether an access to the range is answered with an external abort."""
         if address < 0 or address + size > 1 << self.bits:
             return True
-        return any(address < bad.stop and bad.start < address + size for bad in self._poisoned)
+        poisoned = self._poisoned
+        return bool(poisoned) and any(address < bad.stop and bad.start < address + size for bad in poisoned)
 
     def poison(self, address: int, size: int) -> None:
         """Let every access to the range be aborted."""
@@ -121,8 +123,10 @@ class Memory:
         while done < len(data):
             at = address + done
             part = min(len(data) - done, PAGE_SIZE - (at & _OFFSET))
-            start = self._row(at >> PAGE_SHIFT) << PAGE_SHIFT | at & _OFFSET
-            self._bytes[start : start + part] = data[done : done + part]
+            stored = data[done : done + part]
+            if stored != _ZEROS or at >> PAGE_SHIFT in self._rows:
+                start = self._row(at >> PAGE_SHIFT) << PAGE_SHIFT | at & _OFFSET
+                self._bytes[start : start + part] = stored
             done += part
         for observer in self.observers:
             observer(address, data)

@@ -36,6 +36,14 @@ def listing(first: Iterable[str], total: int) -> str:
     return f"{text}, and {more} more" if more > 0 else text
 
 
+class Level(StrEnum):
+    """How much a finding weighs: a note tells, a warning limits, an error keeps something from working."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One check of the kernel, of a device or of a scheme.
@@ -47,6 +55,8 @@ class Rule:
         why: one sentence for people; `{name}` stands for a fact given when the rule is applied.
         errno: what Linux returns when the check fails; None where the rule allows, or the errno is the driver's.
         source: kernel version, specification, or message of the thread.
+        remedy: what people can do about it, in a sentence; empty where there is nothing to do.
+        level: how much a finding of this rule weighs.
     """
 
     id: str
@@ -55,6 +65,8 @@ class Rule:
     why: str
     errno: Errno | None = None
     source: str = MODEL
+    remedy: str = ""
+    level: Level = Level.WARNING
 
     def __post_init__(self) -> None:
         if self.id in RULES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from pasidlab.decode import convert
-from pasidlab.description import MODELS, NOBODY, MachineSpec, on_model
+from pasidlab.description import MODELS, NOBODY, FindingSpec, MachineSpec, on_model
+from pasidlab.drivers.traits import Mode
 from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
-from pasidlab.rules import RULES, Finding
+from pasidlab.rules import MOST_LISTED, RULES, Finding, listing
 from pasidlab.scenario import Scenario, Step, perform
 from pasidlab.schemes import SCHEMES, Options, Scheme, find_schemes
 
@@ -78,6 +80,8 @@ class Report:
     Attributes:
         settings: the switches and options that differ from their defaults.
         findings: what was found out about the machine on the way.
+        machine: of a machine without steps, what it is in a line or two; else nothing.
+        imported: what an import of the machine found.
     """
 
     title: str
@@ -86,6 +90,14 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     steps: list[StepReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    machine: tuple[str, ...] = ()
+    imported: tuple[FindingSpec, ...] = ()
+
+    @property
+    def found(self) -> list[tuple[str, str]]:
+        """Rule and sentence of each finding, those of an import first."""
+        own = [(finding.rule.id, finding.why) for finding in self.findings]
+        return list(dict.fromkeys([(finding.rule, finding.why) for finding in self.imported] + own))
 
     @property
     def met(self) -> bool:
@@ -104,7 +116,7 @@ class Report:
             "steps": len(self.steps),
             "unmet": unmet,
             "met": self.met,
-            "findings": [{"rule": finding.rule.id, "why": finding.why} for finding in self.findings],
+            "findings": [{"rule": rule, "why": why} for rule, why in self.found],
         }
 
 
@@ -120,7 +132,7 @@ def run(
 
     `schemes` is a name, a comma-separated list, "all", FILE.py:CLASS, or classes; None is the scenario's own.
     `kernel` and `options` override the scenario's, and `model` that of each of its IOMMUs. Raises InputError for bad
-    input, and for a user's scheme that raises.
+    input, and for a user's scheme that raises. A machine without steps is the same under all: there is one report.
     """
     if not isinstance(scenario, Scenario):
         scenario = Scenario.load(scenario)
@@ -136,7 +148,7 @@ def run(
         changed = convert(msgspec.structs.asdict(scenario.options) | options, Options)
         scenario = msgspec.structs.replace(scenario, options=changed)
     _check_scheme_names(scenario, {scheme.name for scheme in classes})
-    return [_run_one(scenario, scheme) for scheme in classes]
+    return [_run_one(scenario, scheme) for scheme in (classes if scenario.step else classes[:1])]
 
 
 def machine_at(
@@ -163,7 +175,10 @@ def machine_at(
 
 
 def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
-    report = Report(scenario.title, scheme.name, scenario.kernel, settings_of(scenario))
+    machine_text = () if scenario.step else machine_lines(scenario)
+    imported = tuple(scenario.finding)
+    settings = settings_of(scenario)
+    report = Report(scenario.title, scheme.name, scenario.kernel, settings, machine=machine_text, imported=imported)
     case = (*dict.fromkeys(iommu.model for iommu in scenario.iommu), scheme.name)
     with blamed(scheme):
         machine = Machine(scenario, scheme(scenario.options))
@@ -174,6 +189,20 @@ def _run_one(scenario: Scenario, scheme: type[Scheme]) -> Report:
             report.steps.append(StepReport(number, step.verb, step.subject, outcome, unmet, trespass, during))
     report.findings.extend(machine.kernel.findings)
     return report
+
+
+def machine_lines(spec: MachineSpec) -> tuple[str, ...]:
+    """Say in a line or two what a machine consists of."""
+    models = Counter(iommu.model if iommu.ops is Mode.USUAL else iommu.ops.value for iommu in spec.iommu)
+    iommus = ", ".join(f"{count:,} {model}" for model, count in models.items()) or "no IOMMU"
+    behind = Counter(device.iommu for device in spec.device)
+    names = (f"{iommu.name} ({behind[iommu.name]:,})" for iommu in spec.iommu[:MOST_LISTED])
+    where = listing(names, len(spec.iommu)) if spec.iommu else ""
+    alone = f"; behind none: {behind[None]:,}" if behind[None] else ""
+    pasids = sum(device.pasid_bits is not None or device.physfn is not None for device in spec.device)
+    first = f"{iommus}" + (f", with the devices behind each: {where}" if where else "")
+    devices = listing((device.name for device in spec.device[:MOST_LISTED]), len(spec.device)) or "none"
+    return f"{first}{alone}", f"{len(spec.device):,} devices, {pasids:,} of them with PASIDs: {devices}"
 
 
 def settings_of(spec: MachineSpec) -> dict[str, Any]:

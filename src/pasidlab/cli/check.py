@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
@@ -31,7 +31,9 @@ MOST_WORKERS = 64
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="WORLD", help="One or more worlds.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="WORLD", help="One or more worlds, or machines.", show_default=False)
+    ],
     scheme: Annotated[
         str | None, typer.Option(help="NAME, a comma-separated list, all, or FILE.py:CLASS; else the world's own.")
     ] = None,
@@ -73,8 +75,14 @@ def check(
         typer.Option(metavar="FILE", help="Write the shortest counterexample; into a directory, each of them."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Of a machine, a device to take, in the place of the first two; repeatable."),
+    ] = None,
 ) -> None:
     """Search all that can happen in small worlds: each property holds, or a shortest trace that breaks it is shown.
+
+    Of a machine, which has neither actions nor steps, a small world of two devices and two processes is made.
 
     Exit status 0 when all properties hold, 1 with a counterexample or a `sometimes` that was never reached, 2 for bad
     input, 3 when a bound stopped the search before anything was found.
@@ -98,7 +106,9 @@ def check(
         read_options(option or []),
         keep_going,
     )
-    asked = _loaded(files, scheme, plan)
+    asked = _loaded(files, scheme, plan, device or [])
+    if json_file == STANDARD_OUTPUT:
+        print("".join(f"pasidlab: {line}\n" for one in asked for line in one.remarks), end="", file=sys.stderr)
     spread = cluster is not None or (at_least_one("--processes", processes) or 1) > 1
     searched = _spread(asked, plan, processes, cluster) if spread else _in_turn(asked, plan)
     found, interrupted = _print_all(searched, plan, as_json=json_file == STANDARD_OUTPUT)
@@ -123,12 +133,13 @@ def _engine(name: str | None) -> Any:
 
 
 class Asked(NamedTuple):
-    """A world that is to be searched; `name` is what its files are called."""
+    """A world that is to be searched; `name` is what its files are called, `remarks` what it has of a machine."""
 
     path: Path
     name: str
     world: World
     schemes: list[type[Scheme]]
+    remarks: tuple[str, ...] = ()
 
 
 Searched = Iterator[tuple[Asked, Iterator["Verdict | None"]]]
@@ -137,23 +148,24 @@ Given = list[tuple[Asked, "Verdict"]]
 """The verdicts, each with its world."""
 
 
-def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan) -> list[Asked]:
+def _loaded(files: Iterable[Path], scheme: str | None, plan: Plan, devices: Sequence[str]) -> list[Asked]:
     """Read every world and look for what is wrong with any before the first search; one without title gets one."""
     from msgspec import structs
 
     from pasidlab.explore.check import check_plan
-    from pasidlab.explore.world import World
+    from pasidlab.explore.of_machine import load_world
     from pasidlab.schemes import find_schemes
 
     asked: list[Asked] = []
     for path in files:
-        world = World.load(path)
+        world, remarks = load_world(path, devices)
         given = None if scheme is None else find_schemes(scheme)
         with blamed_on(path):
             schemes = find_schemes(world.scheme) if given is None else given
             check_plan(world, schemes, plan)
         name = _unused(path.stem, {one.name for one in asked})
-        asked.append(Asked(path, name, structs.replace(world, title=world.title or path.stem), schemes))
+        titled = structs.replace(world, title=world.title or path.stem)
+        asked.append(Asked(path, name, titled, schemes, remarks))
     return asked
 
 
@@ -240,7 +252,7 @@ def _print_world(one: Asked, plan: Plan, headed: set[str]) -> None:
     if headed:
         print()
     headed.add(one.name)
-    print_world(one.world, settings_of(with_options(one.world, plan.options)), console())
+    print_world(one.world, settings_of(with_options(one.world, plan.options)), console(), one.remarks)
 
 
 def _print_verdict(verdict: Verdict, *, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import TypeVar
 
 from msgspec import Struct, structs
@@ -19,8 +21,8 @@ IOMMU_KEYS: dict[str, tuple[str, ...]] = {
 """What an IOMMU of each model has beside what all have."""
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {
     MOCK: (),
-    ARM_SMMU_V3: ("stream_id", "can_stall", "ats", "pasid_enabled", "default_domain"),
-    INTEL_VTD: ("source_id", "ats", "pri", "pasid_enabled", "default_domain"),
+    ARM_SMMU_V3: ("stream_id", "can_stall", "ats", "default_domain"),
+    INTEL_VTD: ("source_id", "ats", "pri", "prg_pasid", "default_domain"),
 }
 """What a device behind an IOMMU of each model has beside what all have."""
 MODELS = tuple(IOMMU_KEYS)
@@ -48,13 +50,17 @@ S = TypeVar("S", bound=Struct)
 
 def _without(item: S, keys: dict[str, tuple[str, ...]], model: str) -> S:
     """Return an item without the keys that only other models have."""
-    foreign = {key for others in keys.values() for key in others} - set(keys[model])
-    return structs.replace(item, **dict.fromkeys(foreign))
+    return structs.replace(item, **dict.fromkeys(_foreign_keys(keys, model)))
 
 
-def model_of(device: DeviceSpec, spec: MachineSpec) -> str:
-    """Return the model of the IOMMU in front of a device; a device behind none is as one behind a mock."""
-    return next((iommu.model for iommu in spec.iommu if iommu.name == device.iommu), MOCK)
+def _foreign_keys(keys: dict[str, tuple[str, ...]], model: str) -> Iterator[str]:
+    """Yield the keys that only other models have, each once."""
+    return (key for key in dict.fromkeys(chain(*keys.values())) if key not in keys[model])
+
+
+def models_of(spec: MachineSpec) -> dict[str | None, str]:
+    """Return the model of each IOMMU by name; a device behind none is as one behind a mock."""
+    return {None: MOCK, **{iommu.name: iommu.model for iommu in spec.iommu}}
 
 
 def check_iommu_model(index: int, spec: MachineSpec) -> None:
@@ -86,14 +92,13 @@ def _check_detach(place: str, iommu: IommuSpec) -> None:
         raise InputError(f"{place}.detach: a mock has nothing to invalidate without caches = true")
 
 
-def check_device_model(index: int, spec: MachineSpec) -> None:
+def check_device_model(index: int, device: DeviceSpec, model: str) -> None:
     """Raise InputError for keys of a device that only one behind another model of IOMMU has."""
-    device = spec.device[index]
-    _check_foreign(f"device[{index}]", device, DEVICE_KEYS, model_of(device, spec), "a device behind an")
+    _check_foreign(f"device[{index}]", device, DEVICE_KEYS, model, "a device behind an")
 
 
 def _check_foreign(place: str, item: Struct, keys: dict[str, tuple[str, ...]], model: str, who: str) -> None:
-    for key in dict.fromkeys(key for others in keys.values() for key in others):
-        if key not in keys[model] and getattr(item, key) is not None:
+    for key in _foreign_keys(keys, model):
+        if getattr(item, key) is not None:
             owners = " or ".join(owner for owner, owned in keys.items() if key in owned)
             raise InputError(f"{place}.{key} = {getattr(item, key)!r}: only {who} {owners} has it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count
 
-from pasidlab.description.models import ARM_SMMU_V3, INTEL_VTD, model_of
+from pasidlab.description.models import ARM_SMMU_V3, INTEL_VTD
 from pasidlab.description.spec import MachineSpec
 from pasidlab.errors import InputError
 
@@ -60,26 +60,44 @@ def _check_streams(place: str, streams: tuple[int, ...], sid_bits: int, taken: s
 def sources_of(spec: MachineSpec) -> dict[str, int]:
     """Return the source identifier of each device behind an intel-vtd; InputError for one that is used twice.
 
-    All units of a machine share one PCI segment, so that an identifier names one device of the machine.
+    A unit sees one PCI segment, and another unit may see another one: an identifier names one device of a unit. Those
+    that are given out here differ on the whole machine while there are enough.
     """
-    behind = [(index, device) for index, device in enumerate(spec.device) if model_of(device, spec) == INTEL_VTD]
+    units = {iommu.name for iommu in spec.iommu if iommu.model == INTEL_VTD}
+    behind = [(index, device) for index, device in enumerate(spec.device) if device.iommu in units]
     given: dict[str, int] = {}
+    taken: dict[str | None, set[int]] = {name: set() for name in units}
     for index, device in behind:
         if device.source_id is None:
             continue
         source = source_number(device.source_id)
-        if source in given.values():
+        if source in taken[device.iommu]:
             place = f"device[{index}].source_id = {device.source_id!r}"
-            raise InputError(f"{place}: is another device's; each has its own")
+            raise InputError(f"{place}: is another device's of {device.iommu}; each has its own")
         given[device.name] = source
-    free = iter(sorted(set(range(_FIRST_SOURCE, _SOURCES, _FUNCTIONS)) - set(given.values())))
+        taken[device.iommu].add(source)
+    free = _free_sources(set().union(*taken.values()))
+    of_unit = {name: _free_sources(sources) for name, sources in taken.items()}
     for index, device in behind:
         if device.source_id is None:
-            source = next(free, _SOURCES)
-            if source == _SOURCES:
-                raise InputError(f"device[{index}].source_id: missing, and none from 00:01.0 on is free")
-            given[device.name] = source
+            given[device.name] = _next_source(index, free, of_unit[device.iommu], taken[device.iommu])
+            taken[device.iommu].add(given[device.name])
     return given
+
+
+def _free_sources(taken: set[int]) -> Iterator[int]:
+    """Return the identifiers of first functions that nobody has, the lowest first."""
+    return (source for source in range(_FIRST_SOURCE, _SOURCES, _FUNCTIONS) if source not in taken)
+
+
+def _next_source(index: int, of_machine: Iterator[int], of_unit: Iterator[int], taken: set[int]) -> int:
+    """Take an identifier that no device of the machine has, else one that none of the unit has."""
+    source = next(of_machine, None)
+    if source is None:
+        source = next((source for source in of_unit if source not in taken), None)
+    if source is None:
+        raise InputError(f"device[{index}].source_id: missing, and none from 00:01.0 on is free")
+    return source
 
 
 def source_number(text: str) -> int:

@@ -34,6 +34,15 @@ PageSize = Literal[4096, 16384, 65536, "4K", "16K", "64K"]
 PAGE_SHIFTS: dict[int | str, int] = {4096: 12, 16384: 14, 65536: 16, "4K": 12, "16K": 14, "64K": 16}
 """log2 of each page size, in bytes or as kernels call it."""
 PasidBits = Annotated[int, Meta(ge=0, le=20)]
+RuleId = Annotated[
+    str,
+    Meta(
+        max_length=80,
+        pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)+$",
+        description="the id of a rule, as import.width-assumed",
+    ),
+]
+Line = Annotated[str, Meta(max_length=65536, pattern=r"^[^\x00-\x1f\x7f]*$", description="one line of text")]
 DetachStep = Literal["table", "iotlb", "atc"]
 
 
@@ -128,7 +137,10 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
         source_id: behind an intel-vtd, bus, device and function, as 6a:01.0; by default the lowest that is free.
         ats: it has ATS; by default a PCIe device behind an IOMMU that has it.
         pri: behind an intel-vtd, it has page requests; by default as `ats`.
-        pasid_enabled: pci_enable_pasid() succeeded; by default true.
+        prg_pasid: behind an intel-vtd, it wants PASIDs in the answers to its page requests; by default true.
+        prefix_path: of a PCIe device, end-to-end TLP prefixes reach the root through every port; by default true.
+        acs_path: of a PCIe device, each port up to the root has ACS redirect requests upstream; by default true.
+        pasid_enabled: pci_enable_pasid() succeeded, whatever the path; by default as path and capability let it.
         default_domain: what its traffic without PASID starts in; by default dma, a stage 1 domain of the kernel's.
     """
 
@@ -148,6 +160,9 @@ class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
     source_id: SourceId | None = None
     ats: bool | None = None
     pri: bool | None = None
+    prg_pasid: bool | None = None
+    prefix_path: bool | None = None
+    acs_path: bool | None = None
     pasid_enabled: bool | None = None
     default_domain: Literal["dma", "identity", "blocked", "stage2"] | None = None
 
@@ -170,11 +185,28 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True):
     pidns: Name = INIT_PIDNS
 
 
+class FindingSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an import found wrong with the machine or with what it was read from: the rule's id, and a sentence."""
+
+    rule: RuleId
+    why: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
 class MachineSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A machine. `switches` change single switches of the kernel's profile."""
+    """A machine.
+
+    Attributes:
+        switches: they change single switches of the kernel's profile.
+        config: options that the kernel was built with (true) or without, written without CONFIG_; see `config`.
+        cmdline: the kernel's command line, for people; what it changes is said by other keys.
+        finding: what an import found; it changes nothing.
+    """
 
     kernel: str = DEFAULT_PROFILE.name
     switches: dict[str, bool | str] = {}
+    config: dict[str, bool] = {}
+    cmdline: Line = ""
+    finding: list[FindingSpec] = []
     cpu: CpuSpec = CpuSpec()
     options: Options = Options()
     iommu: list[IommuSpec] = []

@@ -29,12 +29,16 @@ SET_FAILED = Rule(
     "set_dev_pasid of the IOMMU driver",
     "the driver reports an error",
     "the IOMMU driver of {dev} failed to set the PASID",
+    remedy="look into the kernel's log for what the IOMMU driver says of the device; in a scenario, fail_next "
+    "asked for it",
 )
 ALLOC_FAILED = Rule(
     "driver.domain-alloc-failed",
     "domain_alloc_sva of the IOMMU driver",
     "the driver reports an error",
     "the IOMMU driver of {dev} failed to make an SVA domain",
+    remedy="look into the kernel's log for what the IOMMU driver says of the device; in a scenario, fail_next "
+    "asked for it",
 )
 NO_SVA_TO_ENABLE = Rule(
     "driver.enable-sva-refused",
@@ -43,6 +47,8 @@ NO_SVA_TO_ENABLE = Rule(
     "the IOMMU of {dev} cannot share page tables with this CPU",
     Errno.EINVAL,
     "6.12.117 (read)",
+    remedy="see the findings about the machine for what the IOMMU or the device lacks; what hardware lacks can "
+    "only be changed by another machine, PASIDs that are off by firmware and kernel options",
 )
 MM_DYING = Rule(
     "driver.mm-dying",
@@ -51,6 +57,7 @@ MM_DYING = Rule(
     "process {mm} has exited; nothing can be bound to it any more",
     Errno.EINVAL,
     "a caller must live in the mm (BUG_ON in the kernel)",
+    remedy="bind only a living process: current->mm, or one whose mm_users is held",
 )
 
 

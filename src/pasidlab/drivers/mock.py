@@ -9,7 +9,9 @@ What the driver was told is kept in `entries`, by (device, PASID): for this driv
 time, as the CPU does, and asks for a page that it cannot use. An instance with `detach` keeps what it has translated
 (`drivers.mock_caches`), which is how a teardown in the wrong order shows.
 
-Decided here: a device leaves the fault queue when its entry is wholly taken away, as behind an arm-smmu-v3.
+Decided here: PASID is switched on in a PCI device when it is probed, and where that fails a usual mock refuses to set
+one, as AMD's driver does. A device leaves the fault queue when its entry is wholly taken away, as behind an
+arm-smmu-v3.
 Not modelled: stream tables, context descriptors, what is in freed memory and what a kernel-managed domain maps (reads
 give zeros); the drivers of real IOMMUs are for that.
 """
@@ -37,6 +39,7 @@ from pasidlab.linux.iopf import (
 )
 from pasidlab.linux.mm import MmStruct, permitted_page
 from pasidlab.linux.page_alloc import KERNEL
+from pasidlab.linux.pci_ats import enable_pasid_at_probe
 from pasidlab.linux.pgtable import READ, WRITE
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps, IommuOps
 from pasidlab.rules import WAS_READ, Faulted, Refusal, Rule
@@ -48,6 +51,7 @@ OTHER_INSTANCE = Rule(
     "the domain was made for another IOMMU than that of {dev}",
     Errno.EINVAL,
     "arm-smmu-v3: smmu_domain->smmu != master->smmu",
+    remedy="allocate a domain for each IOMMU; SVA does so by itself",
 )
 NO_REPLACE = Rule(
     "driver.no-replace",
@@ -56,6 +60,16 @@ NO_REPLACE = Rule(
     "the IOMMU driver of {dev} cannot set a PASID that has a domain",
     Errno.EOPNOTSUPP,
     WAS_READ,
+    remedy="detach first, then attach: AMD's driver cannot replace",
+)
+PASID_OFF = Rule(
+    "driver.pasid-off",
+    "iommu_sva_set_dev_pasid (drivers/iommu/amd/pasid.c)",
+    "!is_pasid_enabled(dev_data)",
+    "PASID is off in {dev}: {cause}",
+    Errno.EINVAL,
+    source=WAS_READ,
+    remedy="see what pci_enable_pasid() refused: prefixes or ACS on the path, the capability, the kernel's options",
 )
 NO_SVA_FEATURE = Rule(
     "driver.no-sva-feature",
@@ -64,6 +78,7 @@ NO_SVA_FEATURE = Rule(
     "the IOMMU of {dev} cannot share page tables with this CPU",
     Errno.EOPNOTSUPP,
     "7.3.4 (read); before 6.16 enable_feature refused it",
+    remedy="see what the IOMMU lacks beside the CPUs: coherent walks, page size, address and ASID width",
 )
 DMA_NO_ENTRY = Rule(
     "dma.no-entry",
@@ -193,7 +208,15 @@ class MockDriver(Driver):
     def sva_refused(self, dev: Device) -> Refusal | None:
         """See whether the instance of a device may share page tables."""
         assert dev.iommu is not None
-        return None if dev.iommu.sva else NO_SVA_FEATURE.refuse(dev=dev.name)
+        if not dev.iommu.sva:
+            return NO_SVA_FEATURE.refuse(dev=dev.name)
+        return self._pasid_off(dev, "domain_alloc_sva")
+
+    def _pasid_off(self, dev: Device, operation: str) -> Refusal | None:
+        """Refuse a device whose PASID could not be switched on, in the operation in which its driver looks."""
+        if dev.pasid_refused is None or self.traits[dev.ops].needs_pasid_on != operation:
+            return None
+        return PASID_OFF.refuse(dev=dev.name, cause=dev.pasid_refused.why)
 
     def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:
         """Make an SVA domain for the instance of `dev`; one with caches hears when the mm ends."""
@@ -249,6 +272,9 @@ class MockDriver(Driver):
         traits = self.traits[dev.ops]
         if old is not None and not traits.replaces:
             return NO_REPLACE.refuse(dev=dev.name)
+        refusal = self._pasid_off(dev, "set_dev_pasid")
+        if refusal:
+            return refusal
         if traits.no_memory_is_einval and self.kernel.allocation_fails():
             no_memory = Errno.EINVAL if self.kernel.profile.amd_no_memory_is_einval else Errno.ENOMEM
             return SET_FAILED.refuse(no_memory, dev=dev.name)
@@ -269,7 +295,9 @@ class MockDriver(Driver):
     # --- the hardware ------------------------------------------------------------------------------------------
 
     def probe_device(self, dev: Device) -> None:
-        """Put a device in the fault queue at its probe, as drivers before 6.16."""
+        """Switch PASID on, and put a device in the fault queue at its probe, as drivers before 6.16."""
+        if dev.pci and self.traits[dev.ops].carries_pasids:
+            enable_pasid_at_probe(dev)
         if not self.kernel.profile.iopf_at_attach:
             assert dev.iommu is not None
             assert dev.iommu.iopf_queue is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from pasidlab.linux.iopf import PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE, Fault, ResponseCode
 from pasidlab.rules import WAS_READ, Rule
@@ -120,6 +121,7 @@ class Traits:
         carries_pasids: it reports max_pasids at all.
         bound_one_less: its max_pasids is one less than the power of two (AMD).
         no_memory_is_einval: set_dev_pasid allocates, and answers -EINVAL without memory (AMD).
+        needs_pasid_on: which operation refuses a device whose PASID could not be switched on; None is no operation.
         screen: which page requests reach the core.
         wire: what each response becomes on the wire.
     """
@@ -131,6 +133,7 @@ class Traits:
     carries_pasids: bool = True
     bound_one_less: bool = False
     no_memory_is_einval: bool = False
+    needs_pasid_on: Literal["set_dev_pasid", "domain_alloc_sva"] | None = "set_dev_pasid"
     screen: Screen = _all
     wire: dict[ResponseCode, str] | None = None
 
@@ -140,8 +143,8 @@ TRAITS = {
     Mode.NO_DOMAIN_ALLOC_SVA: Traits(domain_alloc_sva=False),
     Mode.NO_SET_DEV_PASID: Traits(set_dev_pasid=False),
     Mode.OTHER_DRIVER: Traits(),
-    Mode.ARM_SMMU_V3: Traits(screen=_stall, wire=RESUME),
-    Mode.INTEL_VTD: Traits(screen=_vtd, wire=RAW_CODES),
+    Mode.ARM_SMMU_V3: Traits(needs_pasid_on=None, screen=_stall, wire=RESUME),
+    Mode.INTEL_VTD: Traits(needs_pasid_on="domain_alloc_sva", screen=_vtd, wire=RAW_CODES),
     Mode.AMD_VI: Traits(
         paging_pasids=False,
         replaces=False,

@@ -29,13 +29,13 @@ from pasidlab.explore.readable import states_along
 from pasidlab.explore.remains import remains
 from pasidlab.explore.retold import Retold, living_task, retell, window_name
 from pasidlab.explore.state import State
-from pasidlab.explore.toml_text import toml_text
 from pasidlab.explore.verdict import Counterexample
 from pasidlab.explore.wanted import result_text
 from pasidlab.explore.world import World
 from pasidlab.runner import Report, StepReport, run
 from pasidlab.scenario import Scenario
 from pasidlab.schemes import Scheme
+from pasidlab.toml_text import toml_text
 
 
 @dataclass(frozen=True, slots=True)

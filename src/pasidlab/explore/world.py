@@ -130,7 +130,7 @@ class World(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True, 
         if "actions" not in raw:
             raise InputError(f"actions: missing; name some of: {', '.join(NAMES)}")
         world = convert(raw, cls)
-        _check(world)
+        check_world(world)
         return world
 
     @cached_property
@@ -208,7 +208,7 @@ def _expanded(one: ProcessClass | DeviceClass, kind: type[DeviceSpec] | type[Pro
     return [kind(**parts | {"name": name}) for name in _names(one)]
 
 
-def _check(world: World) -> None:
+def check_world(world: World) -> None:
     """Raise InputError for what no type forbids."""
     if not world.actions:
         raise InputError(f"actions = []: nothing may happen; allowed: {', '.join(NAMES)}")

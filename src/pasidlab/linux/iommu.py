@@ -11,10 +11,12 @@ Ownership and the reset fence of the same kernel file are in `ownership` and `re
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pasidlab import events
 from pasidlab.errors import Errno
+from pasidlab.linux.pci_ats import pci_max_pasids
 from pasidlab.linux.structs import (
     IOMMU_NO_PASID,
     IOMMU_PASID_INVALID,
@@ -37,12 +39,6 @@ _U32_BITS = 32
 
 
 # --- probing -------------------------------------------------------------------------------------------------
-
-
-def pci_max_pasids(dev: Device) -> int:
-    """Return `1 << Width` of the PASID capability, a VF's being that of its PF; 0 without the capability."""
-    function = dev.physfn or dev
-    return 0 if function.pci_pasid_width is None else 1 << function.pci_pasid_width
 
 
 def dev_iommu_get_max_pasids(dev: Device) -> int:
@@ -83,15 +79,26 @@ def iommu_probe_device(dev: Device, iommu: IommuDevice, group: IommuGroup) -> No
     group.devices.append(dev)
     if group.default_domain is None:
         group.default_domain = group.domain = iommu.ops.identity_domain
-    _find_mixed_widths(dev.kernel, group)
+    _find_mixed_widths(dev, group)
 
 
-def _find_mixed_widths(kernel: Kernel, group: IommuGroup) -> None:
+def _find_mixed_widths(dev: Device, group: IommuGroup) -> None:
     """Keep one finding of a group, which grows with each device that joins."""
-    widths = {member.name: member.max_pasids for member in group.devices}
-    if len(set(widths.values())) > 1:
-        kernel.forget(GROUP_MIXED_WIDTH, group=group.name)
-        kernel.found(GROUP_MIXED_WIDTH, group=group.name, widths=", ".join(f"{n} {w}" for n, w in widths.items()))
+    kernel = dev.kernel
+    group.widths.setdefault(dev.max_pasids, dev.name)
+    if len(group.widths) == 1:
+        return
+    if group.mixed is not None:
+        kernel.forget(group.mixed)
+    group.mixed = kernel.found(GROUP_MIXED_WIDTH, group=group.name, widths=_width_text(group))
+
+
+def _width_text(group: IommuGroup) -> str:
+    """Say the max_pasids of a group: of each member, or of a large group the first that has each."""
+    if len(group.devices) <= MOST_LISTED:
+        return ", ".join(f"{member.name} {member.max_pasids}" for member in group.devices)
+    firsts = (f"{name} {width}" for width, name in islice(group.widths.items(), MOST_LISTED))
+    return f"{listing(firsts, len(group.widths))}, in {len(group.devices)} devices"
 
 
 def iommu_setup_default_domain(dev: Device, domain: IommuDomain) -> Refusal | None:
@@ -111,6 +118,7 @@ ENABLE_SVA_NO_OP = Rule(
     "the IOMMU driver of {dev} has no SVA feature to enable",
     Errno.ENODEV,
     "6.12.117 (read)",
+    remedy="put the device behind an IOMMU whose Linux driver has SVA; from 6.16 on there is nothing to enable",
 )
 
 
@@ -137,6 +145,7 @@ ALLOC_GLOBAL_NONE = Rule(
     "{dev} carries {range}, and no such number is free: the call gives IOMMU_PASID_INVALID, its errno is lost",
     Errno.ENOSPC,
     "6.12.117 and 7.3.4 (run)",
+    remedy="end processes that hold numbers the device carries, and unload modules that do",
 )
 
 
@@ -203,7 +212,13 @@ def iommu_free_global_pasid(kernel: Kernel, pasid: int) -> None:
 
 _ATTACH = "iommu_attach_device_pasid (drivers/iommu/iommu.c)"
 ATTACH_NO_GROUP = Rule(
-    "attach.no-group", _ATTACH, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
+    "attach.no-group",
+    _ATTACH,
+    "!dev->iommu_group",
+    "{dev} is behind no IOMMU",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="switch the IOMMU on in the firmware's setup and on the kernel's command line (iommu=, intel_iommu=on)",
 )
 ATTACH_NO_OP = Rule(
     "attach.no-set-dev-pasid",
@@ -212,6 +227,7 @@ ATTACH_NO_OP = Rule(
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
     source=WAS_RUN,
+    remedy="use a domain that this driver takes under a PASID: AMD's takes SVA domains only, RISC-V's none",
 )
 ATTACH_FOREIGN = Rule(
     "attach.foreign-domain",
@@ -220,6 +236,7 @@ ATTACH_FOREIGN = Rule(
     "the domain was made by another IOMMU driver than that of {dev}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="allocate the domain for this very device (iommu_paging_domain_alloc(dev))",
 )
 ATTACH_ZERO = Rule(
     "attach.pasid-zero",
@@ -228,6 +245,7 @@ ATTACH_ZERO = Rule(
     "PASID 0 is the traffic of {dev} without PASID",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="use numbers from 1 on, and iommu_attach_device() for traffic without PASID",
 )
 ATTACH_RESET = Rule(
     "attach.reset",
@@ -236,6 +254,7 @@ ATTACH_RESET = Rule(
     "a device in the group of {dev} is being reset",
     Errno.EBUSY,
     "7.3.4 (run)",
+    remedy="try again when the reset is over",
 )
 ATTACH_TOO_WIDE = Rule(
     "attach.beyond-max-pasids",
@@ -244,6 +263,8 @@ ATTACH_TOO_WIDE = Rule(
     "{member}, in the group of {dev}, carries {range}: {pasid} does not fit",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="use a number that every member of the group carries, or part the group: ACS on the ports above, "
+    "another slot",
 )
 ATTACH_TAKEN = Rule(
     "attach.slot-taken",
@@ -252,6 +273,7 @@ ATTACH_TAKEN = Rule(
     "number {pasid} on {dev} is already attached to {held}",
     Errno.EBUSY,
     source=WAS_RUN,
+    remedy="detach what is there first, or use iommu_replace_device_pasid() where there is it",
 )
 ATTACH_DONE = Rule(
     "attach.done",
@@ -406,9 +428,16 @@ REPLACE_MISSING = Rule(
     "kernel {kernel} has no iommu_replace_device_pasid()",
     Errno.ENOSYS,
     source=WAS_RUN,
+    remedy="use a kernel from 6.15 on, or detach and attach",
 )
 REPLACE_NO_GROUP = Rule(
-    "replace.no-group", _REPLACE, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
+    "replace.no-group",
+    _REPLACE,
+    "!dev->iommu_group",
+    "{dev} is behind no IOMMU",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="switch the IOMMU on in the firmware's setup and on the kernel's command line (iommu=, intel_iommu=on)",
 )
 REPLACE_NO_OP = Rule(
     "replace.no-set-dev-pasid",
@@ -417,6 +446,7 @@ REPLACE_NO_OP = Rule(
     "the IOMMU driver of {dev} cannot attach this kind of domain to a PASID",
     Errno.EOPNOTSUPP,
     source=WAS_READ,
+    remedy="use a domain that this driver takes under a PASID: AMD's takes SVA domains only, RISC-V's none",
 )
 REPLACE_INVALID = Rule(
     "replace.invalid",
@@ -425,6 +455,7 @@ REPLACE_INVALID = Rule(
     "replacing needs a domain of the driver of {dev}, a PASID that is not 0, and a handle",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="use a domain of this very device, a PASID from 1 on, and a handle",
 )
 REPLACE_RESET = Rule(
     "replace.reset",
@@ -433,6 +464,7 @@ REPLACE_RESET = Rule(
     "a device in the group of {dev} is being reset",
     Errno.EBUSY,
     source=WAS_RUN,
+    remedy="try again when the reset is over",
 )
 REPLACE_EMPTY = Rule(
     "replace.empty-slot",
@@ -441,6 +473,7 @@ REPLACE_EMPTY = Rule(
     "nothing is attached to {pasid} on {dev}",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="attach first",
 )
 REPLACE_SAME = Rule(
     "replace.same-handle",
@@ -449,6 +482,7 @@ REPLACE_SAME = Rule(
     "the handle is the one that {pasid} on {dev} already has",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="use a new handle for each replacement",
 )
 REPLACE_DONE = Rule(
     "replace.done",
@@ -509,6 +543,7 @@ HANDLE_ABSENT = Rule(
     "no handle is attached at {pasid}",
     Errno.ENOENT,
     source=WAS_RUN,
+    remedy="attach with a handle first",
 )
 HANDLE_TYPE = Rule(
     "handle-get.other-type",
@@ -517,6 +552,7 @@ HANDLE_TYPE = Rule(
     "number {pasid} on {devices} belongs to {held}",
     Errno.EBUSY,
     source=WAS_RUN,
+    remedy="use another number: this one has a domain of another kind",
 )
 
 

@@ -90,7 +90,7 @@ class Kernel:
         iommu_sva_mms: the mms with at least one SVA domain, in the order of their first bond.
         mms: every mm whose `mm_count` is not yet 0.
         warnings: how many WARNs were hit.
-        findings: what was found out about the machine, each once, in order.
+        not_built: options, as PCI_PASID, that it was built without.
         enqcmd_like: the CPUs let user space execute an instruction that carries the mm's PASID (ENQCMD, ST64BV0).
         force_tagged_sva: ARCH_FORCE_TAGGED_SVA was asked for, so that LAM does not exclude SVA.
         fail_allocation: the N-th memory allocation from now fails once; 0 is none.
@@ -102,17 +102,18 @@ class Kernel:
     """
 
     __slots__ = (
+        "_found",
         "arch",
         "at_window",
         "enqcmd_like",
         "fail_allocation",
-        "findings",
         "force_tagged_sva",
         "global_users",
         "iommu_global_pasid_ida",
         "iommu_sva_mms",
         "memory",
         "mms",
+        "not_built",
         "observers",
         "page_alloc",
         "page_shift",
@@ -144,7 +145,8 @@ class Kernel:
         self.mms: dict[MmStruct, None] = {}
         self.observers: list[events.Observer] = []
         self.warnings = 0
-        self.findings: list[Finding] = []
+        self._found: dict[tuple[str, tuple[tuple[str, Any], ...]], Finding] = {}
+        self.not_built: frozenset[str] = frozenset()
         self.fail_allocation = 0
         self.page_shift = page_shift
         self.memory = memory or Memory()
@@ -174,18 +176,22 @@ class Kernel:
         if self.observers:
             self.emit(events.Warned(where, text))
 
-    def found(self, rule: Rule, **facts: Any) -> None:
-        """Keep a finding, unless the same was made before."""
-        if any(known.rule is rule and known.facts == facts for known in self.findings):
-            return
-        self.findings.append(rule.finding(**facts))
-        self.emit(events.Found(rule.id, facts))
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found out about the machine, each once, in order."""
+        return list(self._found.values())
 
-    def forget(self, rule: Rule, **facts: Any) -> None:
-        """Drop the findings of a rule that have these facts, since a fuller one comes."""
-        self.findings = [
-            known for known in self.findings if not (known.rule is rule and facts.items() <= known.facts.items())
-        ]
+    def found(self, rule: Rule, **facts: Any) -> Finding:
+        """Keep a finding, unless the same was made before, and return it."""
+        key = rule.id, tuple(facts.items())
+        if key not in self._found:
+            self._found[key] = rule.finding(**facts)
+            self.emit(events.Found(rule.id, facts))
+        return self._found[key]
+
+    def forget(self, finding: Finding) -> None:
+        """Drop a finding, since a fuller one comes."""
+        self._found.pop((finding.rule.id, tuple(finding.facts.items())), None)
 
     def window(self, step: str) -> None:
         """Let others act between this step of a driver, which takes a table entry away, and its next."""

@@ -28,6 +28,7 @@ NOTIFIER_NO_MEMORY = Rule(
     "no memory for the first notifier of {mm}",
     Errno.ENOMEM,
     source=KNOWN,
+    remedy="free memory, and try again",
 )
 
 

@@ -11,7 +11,7 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Literal
 
 from pasidlab.pasid import INT_MAX, PasidSpace
-from pasidlab.rules import Refusal
+from pasidlab.rules import Finding, Refusal
 
 if TYPE_CHECKING:
     from pasidlab.linux.iopf import Fault, FaultParam, IopfGroup, IopfQueue
@@ -125,7 +125,8 @@ class IommuDevice:
 class IommuGroup:
     """`struct iommu_group`. Its `pasid_array` is keyed by PASID: a number is attached for the whole group.
 
-    `numbers` are its keys as a space, made by the first `held_numbers()`; `bonds` are its SVA bonds by mm.
+    `numbers` are its keys as a space, made by the first `held_numbers()`; `bonds` are its SVA bonds by mm. `widths` has
+    the first member of each max_pasids, and `mixed` what was found of them, if they differ.
     """
 
     __slots__ = (
@@ -133,12 +134,14 @@ class IommuGroup:
         "default_domain",
         "devices",
         "domain",
+        "mixed",
         "name",
         "numbers",
         "owner",
         "owner_cnt",
         "pasid_array",
         "recovery_cnt",
+        "widths",
     )
 
     def __init__(self, name: str) -> None:
@@ -152,6 +155,8 @@ class IommuGroup:
         self.recovery_cnt = 0
         self.numbers: PasidSpace | None = None
         self.bonds: dict[MmStruct, list[IommuSva]] = {}
+        self.widths: dict[int, str] = {}
+        self.mixed: Finding | None = None
 
     def held_numbers(self) -> PasidSpace:
         """Return the attached numbers as a space, kept in step by attach and detach from now on."""
@@ -173,6 +178,13 @@ class Device:
         physfn: the physical function of a PCI virtual function.
         enqcmd_bar: a portal that believes the PASID of non-posted writes can be mapped by user space.
         owns_pasids: its driver declares that it hands out its own PASIDs.
+        prefix_path: end-to-end TLP prefixes reach the root (`eetlp_prefix_max`).
+        acs_path: every port up to the root redirects requests and forwards them upstream.
+        pasid_features: what the PASID capability offers beside PASIDs.
+        pasid_fails: pci_enable_pasid() is known to fail, for whatever reason.
+        pasid_required: it wants the PASID in answers to its page requests.
+        pasid_enabled: PASID is on; of a virtual function, that of the physical one counts.
+        pasid_refused: why its IOMMU's driver could not switch PASID on, if it tried and could not.
         max_pasids: `dev->iommu->max_pasids`, the bound that the core computed.
         reset_depth, blocked: state of the PCI reset fence.
     """
@@ -185,6 +197,13 @@ class Device:
     physfn: Device | None = None
     enqcmd_bar: bool = False
     owns_pasids: bool = False
+    prefix_path: bool = True
+    acs_path: bool = True
+    pasid_features: int = 0x6
+    pasid_fails: bool = False
+    pasid_required: bool = True
+    pasid_enabled: bool = False
+    pasid_refused: Refusal | None = None
     iommu: IommuDevice | None = None
     iommu_group: IommuGroup | None = None
     max_pasids: int = 0

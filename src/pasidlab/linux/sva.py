@@ -83,14 +83,31 @@ class IommuSva(AttachHandle):
 
 
 _BIND = "iommu_sva_bind_device (drivers/iommu/iommu-sva.c)"
+_HAS_SVA = (
+    "use a device behind an Arm SMMUv3 (with CONFIG_ARM_SMMU_V3_SVA), Intel VT-d or AMD IOMMU; Linux's drivers "
+    "of others (RISC-V, virtio-iommu, SMMUv2) have no SVA"
+)
 _ALLOC = "iommu_alloc_mm_data (drivers/iommu/iommu-sva.c)"
+BIND_NOT_BUILT = Rule(
+    "bind.not-built",
+    "iommu_sva_bind_device (include/linux/iommu.h)",
+    "!IS_ENABLED(CONFIG_IOMMU_SVA)",
+    "the kernel was built without CONFIG_IOMMU_SVA: no process can be bound to {dev}, nor to any other device",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="boot a kernel with CONFIG_ARM_SMMU_V3_SVA on arm64, with CONFIG_INTEL_IOMMU_SVM or CONFIG_AMD_IOMMU "
+    "on x86: each selects IOMMU_SVA, which cannot be set by itself",
+)
 BIND_NO_GROUP = Rule(
     "bind.no-group",
     _BIND,
     "!dev->iommu_group",
-    "{dev} is behind no IOMMU (or the kernel has no CONFIG_IOMMU_SVA)",
+    "{dev} is behind no IOMMU",
     Errno.ENODEV,
     source=WAS_RUN,
+    remedy="switch the IOMMU on in the firmware's setup and on the kernel's command line (iommu=, "
+    "intel_iommu=on), and see that the firmware's tables name the device; a virtual machine needs a "
+    "virtual IOMMU in front of it",
 )
 BIND_X86 = Rule(
     "bind.x86-refused",
@@ -99,6 +116,8 @@ BIND_X86 = Rule(
     "no SVA for {dev}: stable kernels refuse it on x86, where nothing flushes kernel mappings from the IOMMU's caches",
     Errno.EOPNOTSUPP,
     "6.12.y stable; lifted in mainline by iommu_sva_invalidate_kva_range()",
+    remedy="boot a kernel from 6.19 on, which flushes kernel mappings, or one before its stable branch took the "
+    "refusal",
 )
 BIND_LAM = Rule(
     "bind.page-table-not-dma-compatible",
@@ -107,6 +126,8 @@ BIND_LAM = Rule(
     "process {mm} uses tagged addresses (LAM), which devices do not understand",
     Errno.EBUSY,
     source=WAS_RUN,
+    remedy="run the program without LAM (arch_prctl ARCH_ENABLE_TAGGED_ADDR), or let it call ARCH_FORCE_TAGGED_SVA and "
+    "give devices untagged addresses",
 )
 BIND_OVERFLOW = Rule(
     "bind.number-too-wide",
@@ -115,9 +136,17 @@ BIND_OVERFLOW = Rule(
     "process {mm} has number {pasid} for life, and {dev} carries {range}",
     Errno.EOVERFLOW,
     source=WAS_RUN,
+    remedy="let the process bind its narrowest device first, early after boot; or start it anew when low "
+    "numbers are free: a number is chosen once for an address space",
 )
 BIND_NO_MEMORY = Rule(
-    "bind.no-memory", _ALLOC, "!kzalloc(iommu_mm)", "no memory for the SVA data of {mm}", Errno.ENOMEM, source=WAS_RUN
+    "bind.no-memory",
+    _ALLOC,
+    "!kzalloc(iommu_mm)",
+    "no memory for the SVA data of {mm}",
+    Errno.ENOMEM,
+    source=WAS_RUN,
+    remedy="free memory, and try again",
 )
 BIND_NOSPC = Rule(
     "bind.no-number-free",
@@ -126,6 +155,8 @@ BIND_NOSPC = Rule(
     "{dev} carries {range} and none of them is free in the global space",
     Errno.ENOSPC,
     source=WAS_RUN,
+    remedy="end processes that hold low numbers: one keeps its number until it ends, bound or not; idxd holds "
+    "one for each device for as long as its driver is loaded",
 )
 BIND_NO_PASIDS = Rule(
     "bind.device-without-pasids",
@@ -134,6 +165,8 @@ BIND_NO_PASIDS = Rule(
     "{dev} carries no PASID at all{reason}",
     Errno.ENOSPC,
     source=WAS_RUN,
+    remedy="let firmware say pasid-num-bits of a platform device (IORT: substream width); see that a PCI device "
+    "shows its PASID capability, and that its IOMMU has PASIDs switched on (VT-d: intel_iommu=on,sm_on)",
 )
 BIND_OTHER_MM = Rule(
     "bind.number-of-other-mm",
@@ -142,6 +175,7 @@ BIND_OTHER_MM = Rule(
     "number {pasid} on {dev} belongs to {held}",
     Errno.EBUSY,
     source=WAS_RUN,
+    remedy="let whoever attached the number give it back, or keep drivers' own numbers out of the global range",
 )
 BIND_HANDLE_NO_MEMORY = Rule(
     "bind.no-memory-for-handle",
@@ -150,6 +184,7 @@ BIND_HANDLE_NO_MEMORY = Rule(
     "no memory for the bond of {mm} on {dev}",
     Errno.ENOMEM,
     source=WAS_RUN,
+    remedy="free memory, and try again",
 )
 BIND_SAME_MM = Rule(
     "bind.same-mm",
@@ -179,6 +214,7 @@ BIND_NO_SVA = Rule(
     "the IOMMU driver of {dev} has no SVA",
     Errno.EOPNOTSUPP,
     source=WAS_READ,
+    remedy=_HAS_SVA,
 )
 BIND_NO_SVA_FALLBACK = Rule(
     "bind.driver-without-sva-6.12",
@@ -187,6 +223,7 @@ BIND_NO_SVA_FALLBACK = Rule(
     "the IOMMU driver of {dev} has no SVA",
     Errno.ENOMEM,
     "6.12.117 (read)",
+    remedy=_HAS_SVA,
 )
 _UNBIND = "iommu_sva_unbind_device (drivers/iommu/iommu-sva.c)"
 UNBIND_SHARED = Rule(
@@ -217,6 +254,7 @@ BIND_PASID_ZERO = Rule(
     "PASID 0 is the traffic of {dev} without PASID",
     Errno.EINVAL,
     "docs/thread.md 2.1, row 0",
+    remedy="give out numbers from 1 on",
 )
 
 
@@ -230,7 +268,7 @@ def arch_pgtable_dma_compat(mm: MmStruct) -> bool:
 
 def iommu_sva_bind_device(dev: Device, mm: MmStruct) -> IommuSva | Refusal:
     """Bind `mm` to `dev`, the core picking the number; the caller lives in the mm."""
-    return _bind_refused(dev, mm) or dev.kernel.scheme.bind_device(dev, mm)
+    return _not_built(dev) or _bind_refused(dev, mm) or dev.kernel.scheme.bind_device(dev, mm)
 
 
 def iommu_sva_bind_device_pasid(dev: Device, mm: MmStruct, pasid: int) -> IommuSva | Refusal:
@@ -239,8 +277,8 @@ def iommu_sva_bind_device_pasid(dev: Device, mm: MmStruct, pasid: int) -> IommuS
     if not scheme.takes_driver_numbers:
         return scheme.bind_device_pasid(dev, mm, pasid)
     if pasid == IOMMU_NO_PASID:
-        return BIND_PASID_ZERO.refuse(dev=dev.name)
-    return _bind_refused(dev, mm) or scheme.bind_device_pasid(dev, mm, pasid)
+        return _not_built(dev) or BIND_PASID_ZERO.refuse(dev=dev.name)
+    return _not_built(dev) or _bind_refused(dev, mm) or scheme.bind_device_pasid(dev, mm, pasid)
 
 
 def iommu_sva_unbind_device(handle: IommuSva) -> None:
@@ -271,6 +309,11 @@ def mm_pasid_init(mm: MmStruct) -> None:
 def mm_pasid_drop(mm: MmStruct) -> None:
     """Free the number of a dead mm."""
     mm.kernel.scheme.mm_pasid_drop(mm)
+
+
+def _not_built(dev: Device) -> Refusal | None:
+    """Answer as the stub of a kernel without CONFIG_IOMMU_SVA."""
+    return BIND_NOT_BUILT.refuse(dev=dev.name) if "IOMMU_SVA" in dev.kernel.not_built else None
 
 
 def _bind_refused(dev: Device, mm: MmStruct) -> Refusal | None:
@@ -307,12 +350,14 @@ def iommu_alloc_mm_data(mm: MmStruct, dev: Device) -> IommuMmData | Refusal:
 def no_number(dev: Device) -> Refusal:
     """Refuse because the global space has no number for the device."""
     if dev.max_pasids <= 1:
-        return BIND_NO_PASIDS.refuse(dev=dev.name, reason=_lack_of_iommu(dev))
+        return BIND_NO_PASIDS.refuse(dev=dev.name, reason=_lack_of_pasids(dev))
     return BIND_NOSPC.refuse(dev=dev.name, range=pasid_range(dev))
 
 
-def _lack_of_iommu(dev: Device) -> str:
-    """Say that it is the IOMMU which offers no PASIDs, if the device has some of its own."""
+def _lack_of_pasids(dev: Device) -> str:
+    """Say that it is the kernel which knows no PASIDs, or the IOMMU which offers none though the device has some."""
+    if dev.pci and "PCI_PASID" in dev.kernel.not_built:
+        return ": the kernel was built without CONFIG_PCI_PASID"
     bits = own_max_pasids(dev).bit_length() - 1
     return f": of its own it has {bits} bits, and its IOMMU offers none" if bits > 0 else ""
 

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TypeGuard
 
 from pasidlab.devices import Endpoint
-from pasidlab.errors import ModelError
+from pasidlab.errors import InputError, ModelError
 from pasidlab.linux import sva
 from pasidlab.linux import task as tasks
 from pasidlab.linux.mm import MmStruct
+from pasidlab.linux.pci_ats import PASID_ENABLED, probed_pasid
 from pasidlab.machine.in_flight import InFlight
 from pasidlab.machine.state import Binding
 from pasidlab.outcome import NO_HANDLE, Outcome
@@ -65,6 +66,19 @@ class Binds(InFlight):
         name = f"{device}/{process}"
         taken = name in self.bindings and self.bindings[name].live
         return f"{name}#{len(self.bindings)}" if taken else name
+
+    def enable_pasid(self, device: str) -> Outcome:
+        """Tell what pci_enable_pasid() answered when the IOMMU's driver met a device, or would have answered.
+
+        Raises InputError for a device of the platform bus, which has no such switch.
+        """
+        endpoint = self._endpoint(device)
+        if not endpoint.dev.pci and endpoint.dev.pasid_refused is None:
+            raise InputError(f"device {device!r}: of the platform bus; only a PCI function has PASID to switch on")
+        refusal = probed_pasid(endpoint.dev)
+        if refusal is None:
+            self.kernel.decided(PASID_ENABLED, dev=device)
+        return self._settle(refusal)
 
     def unbind(self, handle: str, *, stop: bool = True, drain: bool = True) -> Outcome:
         """Undo a bind by its name; one that a driver's open made is closed in every process that has the file.

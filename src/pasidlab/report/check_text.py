@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -17,10 +18,12 @@ from pasidlab.report.check_words import coverage, last_sentences, outcome_text, 
 STYLES = {Status.HOLDS: "green", Status.VIOLATED: "red", Status.STOPPED: "yellow", Status.INTERRUPTED: "yellow"}
 
 
-def print_world(world: World, settings: dict[str, Any], console: Console) -> None:
-    """Print what is searched."""
+def print_world(world: World, settings: dict[str, Any], console: Console, remarks: Iterable[str] = ()) -> None:
+    """Print what is searched, and what was taken of a machine for it."""
     said = "".join(f", {key} = {str(value).lower()}" for key, value in settings.items())
     _print(console, f"[bold]{escape(world.title or 'world')}[/bold]  (kernel {world.kernel}{escape(said)})")
+    for line in remarks:
+        _print(console, escape(line))
     _print(console, escape(shape_of(world)))
     _print(console, escape(assumptions_of(world)))
 

@@ -1,4 +1,4 @@
-"""A run as a table of steps by schemes, and under it a sentence for each refusal."""
+"""A run as a table of steps by schemes, and under it a sentence for each refusal; a machine without steps in lines."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from pasidlab.runner import Report, StepReport
 
 _OF_DEVICES = ("submit", "complete", "answer", "handoff")
 """Steps whose success has a reason that is worth a sentence."""
+_NEXT = (
+    "no steps: `pasidlab audit` says what limits each device, `pasidlab explain` why a call fails on it, "
+    "`pasidlab check` searches what can happen on two; add steps to try something"
+)
 
 
 def print_reports(reports: list[Report], console: Console) -> None:
-    """Print the reports of one scenario, one column each."""
+    """Print the reports of one scenario, one column each; of a machine without steps, what it is."""
     first = reports[0]
     settings = "".join(f", {key} = {str(value).lower()}" for key, value in first.settings.items())
-    header = f"[bold]{escape(first.title or 'scenario')}[/bold]  (kernel {first.kernel}{settings})"
+    title = first.title or ("machine" if first.machine else "scenario")
+    header = f"[bold]{escape(title)}[/bold]  (kernel {first.kernel}{settings})"
     console.print(header, highlight=False, soft_wrap=True)
+    if first.machine:
+        for line in (*map(escape, first.machine), *_findings(reports), _NEXT):
+            console.print(line, highlight=False, soft_wrap=True)
+        return
     console.print(_table(reports))
-    for line in _sentences(reports):
-        console.print(line, highlight=False, soft_wrap=True)
-    for line in _findings(reports):
+    for line in (*_sentences(reports), *_findings(reports)):
         console.print(line, highlight=False, soft_wrap=True)
     unmet = [report.scheme for report in reports if not report.met]
     verdict = f"[red]expectations not met under {', '.join(unmet)}[/red]" if unmet else "all expectations met"
@@ -76,8 +83,8 @@ def _findings(reports: list[Report]) -> Iterator[str]:
     """Say each finding once for the schemes that share it."""
     said: dict[str, list[str]] = {}
     for report in reports:
-        for finding in report.findings:
-            said.setdefault(f"{finding.why} [{finding.rule.id}]", []).append(report.scheme)
+        for rule, why in report.found:
+            said.setdefault(f"{why} [{rule}]", []).append(report.scheme)
     for text, schemes in said.items():
         who = "" if len(schemes) == len(reports) else f" under {', '.join(schemes)}"
         yield f"[bold]finding{escape(who)}[/bold]: {escape(text)}"

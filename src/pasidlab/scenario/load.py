@@ -1,4 +1,4 @@
-"""A scenario as a whole: a machine with steps, read from TOML and checked."""
+"""A scenario as a whole: a machine with steps, read from TOML and checked. Without steps it is a machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import field
 
 from pasidlab.decode import convert, read_toml
 from pasidlab.description import MachineSpec, check
-from pasidlab.errors import InputError, blamed_on
+from pasidlab.errors import blamed_on
 from pasidlab.linux.profiles import profile
 from pasidlab.scenario.checks import check_steps
 from pasidlab.scenario.steps import AnyStep
@@ -17,7 +17,7 @@ from pasidlab.scenario.windows import check_windows
 
 
 class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A machine with steps; `scheme` is a name, "all", or FILE.py:CLASS, and the command line may override it."""
+    """A machine with or without steps; `scheme` is a name, "all" or FILE.py:CLASS; the command line may override it."""
 
     title: str = ""
     about: str = ""
@@ -36,8 +36,6 @@ class Scenario(MachineSpec, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def from_dict(cls, raw: dict[str, Any]) -> Scenario:
         """Check decoded TOML."""
         scenario = convert(raw, cls)
-        if not scenario.step:
-            raise InputError("step: missing; a scenario has at least one [[step]]")
         check(scenario)
         profile(scenario.kernel).with_switches(dict(scenario.switches))
         check_steps(scenario, scenario.step)

@@ -39,6 +39,7 @@ NO_SUCH_CALL = Rule(
     "the design does not have this call",
     "scheme {scheme} has no {call}()",
     Errno.ENOSYS,
+    remedy="use a design that has the call (pasidlab schemes), or the one that this design has",
 )
 QUOTA_USER = Rule(
     "quota.user",
@@ -47,6 +48,7 @@ QUOTA_USER = Rule(
     "numbers held by the processes of user {user}: {held}, as many as the quota allows",
     Errno.EDQUOT,
     "thread 2021-03-03 Jason Gunthorpe: only a limit by process bounds what unprivileged users pin (R27)",
+    remedy="end bindings or processes of that user, or raise option quota_user",
 )
 QUOTA_DEVICE = Rule(
     "quota.device",
@@ -55,6 +57,7 @@ QUOTA_DEVICE = Rule(
     "numbers attached to {dev}: {held}, as many as the quota allows",
     Errno.EDQUOT,
     "R27",
+    remedy="detach numbers of the device, or raise option quota_device",
 )
 PORTAL_NO_BOND = Rule(
     "portal.no-bond",
@@ -63,6 +66,7 @@ PORTAL_NO_BOND = Rule(
     "process {mm} has no normal bond on {dev}, so its portal must not be mapped",
     Errno.EPERM,
     "thread 2026-05-13 Jason Gunthorpe, d; idxd answers the same today",
+    remedy="open and bind the device before its portal is mapped",
 )
 PORTAL_NOT_ENQCMD = Rule(
     "portal.declared-non-enqcmd",
@@ -71,6 +75,7 @@ PORTAL_NOT_ENQCMD = Rule(
     "{dev} has numbers of its own, so it offers no portal",
     Errno.ENODEV,
     "docs/thread.md section 3, third guard",
+    remedy="use a queue that the driver programs, or let the core pick this device's numbers (pasids = global)",
 )
 
 TOO_NARROW = Rule(
@@ -80,6 +85,7 @@ TOO_NARROW = Rule(
     "{dev} carries {range}; SVA is for devices with at least {bits} bits",
     Errno.EOPNOTSUPP,
     "thread 2022-06-09 Ashok Raj: no SVM on devices that lack the full width (R7)",
+    remedy="use a wider device, or lower option min_sva_bits",
 )
 LOCAL_IN_GLOBAL_RANGE = Rule(
     "guard.local-in-global-range",
@@ -88,6 +94,7 @@ LOCAL_IN_GLOBAL_RANGE = Rule(
     "{dev} has a portal, so its local numbers start at {first}: {pasid} is of the global range",
     Errno.EINVAL,
     "docs/thread.md section 3, second guard",
+    remedy="let the driver start at option local_first",
 )
 
 

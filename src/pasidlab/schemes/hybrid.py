@@ -41,6 +41,7 @@ LOCAL_TOO_WIDE = Rule(
     "{dev} carries {range}: {pasid} does not fit",
     Errno.EOVERFLOW,
     "as v2, rows 6 and 7",
+    remedy="let the driver give out numbers that its device carries",
 )
 
 

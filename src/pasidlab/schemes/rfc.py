@@ -44,6 +44,7 @@ DEVICE_FULL = Rule(
     "{dev} carries {range} and each of them is attached: {held}",
     Errno.ENOSPC,
     "thread 2026-04-24 Joonwon Kang (RFC, message 3)",
+    remedy="unbind processes from this device, or detach what else has its numbers",
 )
 PICKED = Rule(
     "rfc.picked",

@@ -38,6 +38,7 @@ MODE_DIFFERS = Rule(
     "process {mm} was bound with {first} numbers first, which excludes {asked} numbers for its life, even after unbind",
     Errno.EBUSY,
     "thread 2026-05-20 Joonwon Kang (v2, limits L1 and L3); row 3",
+    remedy="use one kind of numbers in a process for its whole life, or another process for the other kind",
 )
 OTHER_NUMBER_LIVE = Rule(
     "v2.other-number-live",
@@ -46,6 +47,7 @@ OTHER_NUMBER_LIVE = Rule(
     "process {mm} has a live bond under {live}; the patch gives it no second number ({pasid} was asked)",
     Errno.ENOSPC,
     "thread 2026-05-20 Joonwon Kang (v2, limit L2); row 5",
+    remedy="unbind the first number before the second, or use another process",
 )
 NUMBER_TOO_WIDE = Rule(
     "v2.number-too-wide",
@@ -54,6 +56,7 @@ NUMBER_TOO_WIDE = Rule(
     "{dev} carries {range}: {pasid} does not fit",
     Errno.EOVERFLOW,
     "rows 6 and 7",
+    remedy="let the driver give out numbers that its device carries",
 )
 
 

@@ -211,8 +211,9 @@ def arm_smmu_sva_supported(smmu: ArmSmmuDevice) -> bool:
 
 
 def arm_smmu_sva_lacks(smmu: ArmSmmuDevice) -> list[str]:
-    """Return what keeps FEAT_SVA away, in words: coherency, page size, widths at least as the CPU's."""
+    """Return what keeps FEAT_SVA away, in words: the kernel's options, coherency, page size, widths as the CPU's."""
     wanted = {
+        "the kernel was built without CONFIG_ARM_SMMU_V3_SVA": "ARM_SMMU_V3_SVA" not in smmu.kernel.not_built,
         "its walks are not coherent (IDR0.COHACC)": smmu.coherent,
         "it has no tables of the kernel's page size (IDR5)": smmu.kernel.page_shift in smmu.granules,
         "its addresses are narrower than the CPU's (IDR5.OAS)": smmu.oas_bits >= OAS_BITS[CPU_PARANGE],

@@ -49,6 +49,7 @@ OTHER_SMMU = Rule(
     "the domain was made for another SMMU than that of {dev}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="allocate a domain for each SMMU; SVA does so by itself",
 )
 RID_DOMAIN = Rule(
     "arm-smmu-v3.rid-domain",
@@ -57,6 +58,7 @@ RID_DOMAIN = Rule(
     "{dev} has a stage 2 domain for traffic without PASID, which leaves no room for a CD table",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="give the traffic without PASID a stage 1 domain, identity or none: not one of a virtual machine",
 )
 SSIDS_IN_USE = Rule(
     "arm-smmu-v3.ssids-in-use",
@@ -65,6 +67,7 @@ SSIDS_IN_USE = Rule(
     "{dev} has PASIDs in use, which a stage 2 domain would take the CD table from",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="unbind all processes before the device gets a stage 2 domain",
 )
 MASTER_DOMAIN_NO_MEMORY = Rule(
     "arm-smmu-v3.no-memory",
@@ -73,6 +76,7 @@ MASTER_DOMAIN_NO_MEMORY = Rule(
     "no memory to attach PASID {pasid} of {dev}",
     Errno.ENOMEM,
     source=WAS_READ,
+    remedy="free memory, and try again",
 )
 IOPF_STREAMS = Rule(
     "arm-smmu-v3.iopf-streams",
@@ -81,6 +85,7 @@ IOPF_STREAMS = Rule(
     "{dev} stalls and has several streams: its faults cannot be told apart",
     Errno.EOPNOTSUPP,
     "7.3.4 (read)",
+    remedy="let firmware give a device that may stall one StreamID, or take dma-can-stall away from it",
 )
 
 

@@ -65,6 +65,7 @@ ENABLE_IOPF_STREAMS = Rule(
     "{dev} stalls and has several streams: its faults cannot be told apart",
     Errno.EINVAL,
     "6.12.117 (read)",
+    remedy="let firmware give a device that may stall one StreamID, or take dma-can-stall away from it",
 )
 ASIDS_USED_UP = Rule(
     "arm-smmu-v3.no-asid",
@@ -73,6 +74,7 @@ ASIDS_USED_UP = Rule(
     "the SMMUs' {count} ASIDs are all in use; {dev} cannot get one for {mm}",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="end processes that have devices bound: each takes an ASID on each SMMU, each kernel domain one",
 )
 
 
@@ -92,14 +94,12 @@ class DeviceTraits:
         streams: its StreamIDs.
         can_stall: firmware says `dma-can-stall`; None is a device that may unless it uses ATS.
         ats: it has ATS.
-        pasid_enabled: pci_enable_pasid() succeeded.
         default_domain: what its traffic without PASID starts in.
     """
 
     streams: tuple[int, ...]
     can_stall: bool | None = None
     ats: bool = False
-    pasid_enabled: bool = True
     default_domain: DefaultDomain = "dma"
 
 
@@ -122,6 +122,8 @@ class ArmSmmuDriver(TableDriver[Failed]):
 
     def __post_init__(self) -> None:
         self.ops = self.iommu_ops("arm-smmu-v3")
+        if "ARM_SMMU_V3_SVA" in self.kernel.not_built:
+            self.ops.domain_alloc_sva = None
         blocked = IommuDomainOps(self.block_dev_pasid, self.attach_blocked)
         identity = IommuDomainOps(None, self.attach_identity)
         self.ops.blocked_domain = IommuDomain(DomainType.BLOCKED, self.ops, blocked)
@@ -168,7 +170,6 @@ class ArmSmmuDriver(TableDriver[Failed]):
             traits.streams,
             can_stall=not ats if traits.can_stall is None else traits.can_stall,
             ats=ats,
-            pasid_enabled=traits.pasid_enabled,
         )
         self.masters[dev] = master
         self.ports[dev] = DmaPort(instance.hw, traits.streams[0], ats=ats, pri=instance.smmu.pri)

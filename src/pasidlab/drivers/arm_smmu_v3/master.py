@@ -25,6 +25,7 @@ from pasidlab.drivers.arm_smmu_v3.writer import arm_smmu_cd_writer, arm_smmu_ste
 from pasidlab.errors import Errno, ModelError
 from pasidlab.hw.smmuv3.commands import CfgiCd, CfgiSte, PrefetchConfig
 from pasidlab.hw.smmuv3.structures import Cd, L1Cd, S1Fmt, Ste
+from pasidlab.linux.pci_ats import enable_pasid_at_probe, pasid_width
 from pasidlab.linux.structs import IOMMU_NO_PASID, Device
 from pasidlab.rules import WAS_READ, Refusal, Rule
 
@@ -41,6 +42,7 @@ CD_NO_MEMORY = Rule(
     "no memory for the context descriptor of PASID {pasid} of {dev}",
     Errno.ENOMEM,
     source=WAS_READ,
+    remedy="free memory, and try again: a leaf of the CD table takes 64 KiB in one piece",
 )
 CD_OUT_OF_BOUNDS = Rule(
     "arm-smmu-v3.cd-out-of-bounds",
@@ -49,6 +51,7 @@ CD_OUT_OF_BOUNDS = Rule(
     "the core let {dev} have PASID {pasid}, and its CD table ends at {last}: the driver writes 64 bytes at {place:#x}, "
     "which is not its memory, and the SMMU refuses the PASID",
     source=WAS_READ,
+    remedy="keep numbers below the limit that arm-smmu-v3.two-limits names, or boot so that both limits agree",
 )
 
 
@@ -58,6 +61,7 @@ TWO_LIMITS = Rule(
     "dev->iommu->max_pasids > 1 << master->ssid_bits",
     "the core believes that {dev} has PASIDs below {core}, its CD table has room for those below {driver}: {cause}",
     source=WAS_READ,
+    remedy="make pci_enable_pasid() succeed; with a linear CD table, do not bind more than 1,023 processes at a time",
 )
 NO_FAULT_PATH = Rule(
     "arm-smmu-v3.no-fault-path",
@@ -65,6 +69,7 @@ NO_FAULT_PATH = Rule(
     "!master->stall_enabled: neither stall nor PRI",
     "{dev} has PASIDs and cannot wait for pages: SVA is allowed, and an access to a page that is not there is lost",
     source=WAS_READ,
+    remedy="let firmware say dma-can-stall if the device can wait, or pin the memory that the device uses",
 )
 ATS_DOES_NOT_STALL = Rule(
     "arm-smmu-v3.ats-does-not-stall",
@@ -73,6 +78,7 @@ ATS_DOES_NOT_STALL = Rule(
     "{dev} uses ATS, whose requests never stall, and the driver denies page requests: an access to a page that is not "
     "there is lost, although firmware lets the device stall",
     source=WAS_READ,
+    remedy="pin the memory that the device uses, or switch its ATS off (pci=noats) so that it stalls",
 )
 NO_SVA = Rule(
     "arm-smmu-v3.sva-lacking",
@@ -80,28 +86,31 @@ NO_SVA = Rule(
     "!ARM_SMMU_FEAT_SVA",
     "{dev} has PASIDs, but its SMMU cannot share page tables with this CPU: {lacking}",
     source=WAS_READ,
+    remedy="what hardware lacks is final; the page size is chosen by CONFIG_ARM64_4K_PAGES and the like",
 )
 
 
 def arm_smmu_probe_device(
-    smmu: ArmSmmuDevice, dev: Device, streams: tuple[int, ...], *, can_stall: bool, ats: bool, pasid_enabled: bool
+    smmu: ArmSmmuDevice, dev: Device, streams: tuple[int, ...], *, can_stall: bool, ats: bool
 ) -> ArmSmmuMaster:
     """Meet a device: how many SSIDs, whether it stalls; its STEs abort until a domain is attached."""
     for sid in streams:
         arm_smmu_init_l2_strtab(smmu, sid)
     stalls = smmu.features.stall_force or (smmu.features.stalls and can_stall)
-    bits = _ssid_bits(smmu, dev, pasid_enabled)
+    if dev.pci:
+        enable_pasid_at_probe(dev)
+    bits = _ssid_bits(smmu, dev)
     master = ArmSmmuMaster(smmu, dev, streams, bits, stalls, ats and smmu.ats)
-    _report_mismatches(master, pasid_enabled)
+    _report_mismatches(master)
     return master
 
 
-def _report_mismatches(master: ArmSmmuMaster, pasid_enabled: bool) -> None:
+def _report_mismatches(master: ArmSmmuMaster) -> None:
     """Tell what of a device will surprise whoever binds it."""
     smmu, dev = master.smmu, master.dev
     room = 1 << master.ssid_bits
     if dev.max_pasids > room:
-        cause = _cause_of_two_limits(master, pasid_enabled)
+        cause = _cause_of_two_limits(master)
         smmu.kernel.found(TWO_LIMITS, dev=dev.name, core=dev.max_pasids, driver=room, cause=cause)
     if dev.max_pasids <= 1:
         return
@@ -114,22 +123,18 @@ def _report_mismatches(master: ArmSmmuMaster, pasid_enabled: bool) -> None:
         smmu.kernel.found(ATS_DOES_NOT_STALL, dev=dev.name)
 
 
-def _cause_of_two_limits(master: ArmSmmuMaster, pasid_enabled: bool) -> str:
-    if master.dev.pci and not pasid_enabled:
-        return "pci_enable_pasid() failed"
+def _cause_of_two_limits(master: ArmSmmuMaster) -> str:
+    if master.dev.pasid_refused is not None:
+        return f"pci_enable_pasid() failed: {master.dev.pasid_refused.why}"
     if not master.smmu.two_level_cds and master.ssid_bits == CTXDESC_LINEAR_BITS:
         return "the SMMU has no two-level CD tables"
     return "the machine's description gives the SMMU more PASIDs than it has SubstreamID bits for"
 
 
-def _ssid_bits(smmu: ArmSmmuDevice, dev: Device, pasid_enabled: bool) -> int:
+def _ssid_bits(smmu: ArmSmmuDevice, dev: Device) -> int:
     """Return min(device, SMMU), and at most 10 without two-level CD tables; the core's max_pasids is not lowered."""
-    if dev.pci:
-        function = dev.physfn or dev
-        width = (function.pci_pasid_width or 0) if pasid_enabled else 0
-    else:
-        width = dev.pasid_num_bits or 0
-    bits = min(width, smmu.ssid_bits)
+    width = pasid_width(dev) if dev.pci else dev.pasid_num_bits
+    bits = min(width or 0, smmu.ssid_bits) if dev.pasid_refused is None else 0
     return bits if smmu.two_level_cds else min(bits, CTXDESC_LINEAR_BITS)
 
 

@@ -41,6 +41,8 @@ NO_FEAT_SVA = Rule(
     "the SMMU of {dev} cannot share page tables with this CPU",
     Errno.EOPNOTSUPP,
     "7.3.4 (read)",
+    remedy="see the finding arm-smmu-v3.sva-lacking: coherent walks and widths are the hardware's, the page "
+    "size is chosen by CONFIG_ARM64_4K_PAGES and the like, CONFIG_ARM_SMMU_V3_SVA has to be set",
 )
 MM_GONE = Rule(
     "arm-smmu-v3.mm-gone",
@@ -49,6 +51,7 @@ MM_GONE = Rule(
     "process {mm} has exited; {dev} cannot get its memory any more",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="bind only a living process, whose mm_users is held",
 )
 
 

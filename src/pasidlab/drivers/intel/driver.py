@@ -33,7 +33,12 @@ from pasidlab.drivers.intel.iommu import (
 )
 from pasidlab.drivers.intel.prq import intel_iommu_page_response, prq_event_thread, prq_request
 from pasidlab.drivers.intel.structs import DeviceDomainInfo, DmarDomain, IntelIommu
-from pasidlab.drivers.intel.svm import IntelMmuNotifier, intel_iommu_sva_supported, intel_svm_set_dev_pasid
+from pasidlab.drivers.intel.svm import (
+    SVM_NOT_BUILT,
+    IntelMmuNotifier,
+    intel_iommu_sva_supported,
+    intel_svm_set_dev_pasid,
+)
 from pasidlab.drivers.tables import DefaultDomain, TableDriver
 from pasidlab.hw.vtd.features import Features
 from pasidlab.hw.vtd.port import DmaPort
@@ -41,6 +46,7 @@ from pasidlab.hw.vtd.unit import CACHE_ENTRIES, RemappingUnit
 from pasidlab.linux.iopf import Fault, ResponseCode, iopf_queue_add_device
 from pasidlab.linux.mm import MmStruct
 from pasidlab.linux.mmu_notifier import MmuNotifier, mmu_notifier_put, mmu_notifier_register
+from pasidlab.linux.pci_ats import pci_pasid_features
 from pasidlab.linux.structs import Device, DomainType, IommuDevice, IommuDomain, IommuDomainOps
 from pasidlab.rules import Faulted, Refusal
 
@@ -62,14 +68,12 @@ class DeviceTraits:
     Attributes:
         source_id: bus, device and function of its requests.
         ats, pri: it has ATS, page requests.
-        pasid_enabled: pci_enable_pasid() succeeded.
         default_domain: what its traffic without PASID starts in.
     """
 
     source_id: int
     ats: bool = True
     pri: bool = True
-    pasid_enabled: bool = True
     default_domain: DefaultDomain = "dma"
 
 
@@ -121,13 +125,13 @@ class IntelDriver(TableDriver[Failed]):
         """Meet a device, attach its traffic without PASID to the domain of its group, and switch on what it has."""
         assert dev.iommu is not None
         instance, traits = self.instances[dev.iommu], self.traits[dev]
-        has_pasid = (dev.pci_pasid_width if dev.pci else dev.pasid_num_bits) is not None
+        has_pasid = pci_pasid_features(dev) is not None
         info = intel_iommu_probe_device(
             instance.iommu, dev, traits.source_id, pasid=has_pasid, ats=traits.ats, pri=traits.pri
         )
         self.infos[dev] = info
         self._setup_default_domain(dev, traits.default_domain)
-        intel_iommu_probe_finalize(info, pasid_enabled=traits.pasid_enabled)
+        intel_iommu_probe_finalize(info)
         self.ports[dev] = DmaPort(instance.hw, traits.source_id, ats=info.ats_enabled, pri=info.pri_enabled)
         if info.pri_enabled and not self.kernel.profile.iopf_at_attach:
             iopf_queue_add_device(instance.iommu.iopf_queue, dev)
@@ -140,7 +144,9 @@ class IntelDriver(TableDriver[Failed]):
         return DmarDomain(type, self.ops, ops, id=self._new_id(), use_first_level=first_level, mm=mm)
 
     def sva_refused(self, dev: Device) -> Refusal | None:
-        """Ask unit and device, where `iommu_dev_enable_feature()` has not."""
+        """Ask unit and device, where `iommu_dev_enable_feature()` has not; without INTEL_IOMMU_SVM it is a stub."""
+        if "INTEL_IOMMU_SVM" in self.kernel.not_built:
+            return SVM_NOT_BUILT.refuse(dev=dev.name)
         return None if self.kernel.profile.enable_feature else intel_iommu_sva_supported(self.infos[dev])
 
     def new_sva_domain(self, dev: Device, mm: MmStruct) -> IommuDomain | Refusal:

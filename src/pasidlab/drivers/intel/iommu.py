@@ -3,7 +3,6 @@
 Source: drivers/iommu/intel/iommu.c: intel_iommu_probe_device(), intel_iommu_probe_finalize(), domain_attach_iommu(),
 paging_domain_compatible(), device_block_translation(), dmar_domain_attach_device(), intel_iommu_set_dev_pasid() and the
 identity and blocking domains, Linux 6.12.117 and 7.3.4.
-Decided here: a device with PASID asks for a PASID in answers to page requests, as PRI demands before it is switched on.
 Not modelled: release of devices, sub-devices whose DMA is another's, dirty tracking, snoop control, quirks.
 """
 
@@ -38,6 +37,7 @@ from pasidlab.drivers.intel.structs import (
     IommuDomainInfo,
 )
 from pasidlab.errors import Errno
+from pasidlab.linux.pci_ats import enable_pasid_at_probe, pci_prg_resp_pasid_required
 from pasidlab.linux.structs import IOMMU_NO_PASID, Device, IommuDomain
 from pasidlab.rules import WAS_READ, Refusal, Rule
 
@@ -50,6 +50,7 @@ NO_DID = Rule(
     "the {count} domain identifiers of {unit} are all in use",
     Errno.ENOSPC,
     source=WAS_READ,
+    remedy="detach domains that are not used: each takes an identifier on each unit, SVA none",
 )
 INCOMPATIBLE = Rule(
     "intel.domain-incompatible",
@@ -58,6 +59,7 @@ INCOMPATIBLE = Rule(
     "the tables of the domain were made for another remapping unit, and {unit} of {dev} cannot walk them",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="allocate a domain for a device of this very unit",
 )
 NO_PASID_SUPPORT = Rule(
     "intel.no-pasid-support",
@@ -66,6 +68,7 @@ NO_PASID_SUPPORT = Rule(
     "{unit} has no scalable mode, or no PASIDs in it: {dev} cannot have a domain under a PASID",
     Errno.EOPNOTSUPP,
     source=WAS_READ,
+    remedy="boot with intel_iommu=on,sm_on, if the unit's ECAP has SMTS (bit 43) and PASID (bit 40)",
 )
 NO_MEMORY = Rule(
     "intel.no-memory",
@@ -74,6 +77,7 @@ NO_MEMORY = Rule(
     "no memory for the attachment of {dev} to PASID {pasid}",
     Errno.ENOMEM,
     source=WAS_READ,
+    remedy="free memory, and try again",
 )
 
 
@@ -100,11 +104,15 @@ def intel_iommu_probe_device(
     return info
 
 
-def intel_iommu_probe_finalize(info: DeviceDomainInfo, *, pasid_enabled: bool) -> None:
-    """Switch on in the device what it supports, PASID before ATS; its domain caches in its TLB from now on."""
-    info.pasid_enabled = info.pasid_supported and pasid_enabled
+def intel_iommu_probe_finalize(info: DeviceDomainInfo) -> None:
+    """Switch on in the device what it supports, PASID before ATS; its domain caches in its TLB from now on.
+
+    Page requests stay off where PASID is on and the device does not want it in their answers.
+    """
+    info.pasid_enabled = info.pasid_supported and enable_pasid_at_probe(info.dev)
     info.ats_enabled = info.ats_supported
-    info.pri_enabled = info.pri_supported and info.ats_enabled
+    answerable = not info.pasid_enabled or pci_prg_resp_pasid_required(info.dev)
+    info.pri_enabled = info.pri_supported and info.ats_enabled and answerable
     if info.ats_enabled and info.domain is not None:
         cache_tag_assign(info.domain, devtlb_tag(info.domain, info, IOMMU_NO_PASID))
 

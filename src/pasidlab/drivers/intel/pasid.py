@@ -18,7 +18,8 @@ from pasidlab.errors import Errno, ModelError
 from pasidlab.hw.vtd.descriptors import PasidCacheGranularity
 from pasidlab.hw.vtd.registers import Granularity
 from pasidlab.hw.vtd.structures import PASID_TABLE_BITS, AddressWidth, Flpm, PasidDirectoryEntry, PasidEntry, Pgtt
-from pasidlab.linux.iommu import dev_iommu_get_max_pasids, pci_max_pasids
+from pasidlab.linux.iommu import dev_iommu_get_max_pasids
+from pasidlab.linux.pci_ats import pci_max_pasids
 from pasidlab.rules import WAS_READ, Refusal, Rule
 
 PASID_ENTRY_BYTES = 64
@@ -34,6 +35,7 @@ NO_FIRST_LEVEL = Rule(
     "{unit} has no first-stage translation, which {dev} needs for PASID {pasid}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="use a domain with second-stage tables on this unit",
 )
 NO_5_LEVEL = Rule(
     "intel.no-5-level",
@@ -42,6 +44,7 @@ NO_5_LEVEL = Rule(
     "the table for PASID {pasid} of {dev} has 5 levels, and {unit} walks 4",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="boot with no5lvl, so that processes have tables of 4 levels",
 )
 NO_SECOND_LEVEL = Rule(
     "intel.no-second-level",
@@ -50,6 +53,7 @@ NO_SECOND_LEVEL = Rule(
     "{unit} has no second-stage translation, which {dev} needs for PASID {pasid}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="use a domain with first-stage tables on this unit",
 )
 NO_ENTRY = Rule(
     "intel.pasid-no-entry",
@@ -58,6 +62,7 @@ NO_ENTRY = Rule(
     "there is no place for PASID {pasid} of {dev}: its directory ends at {bound}, or memory is short",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="use smaller numbers, below what the device's PASID capability says",
 )
 ENTRY_PRESENT = Rule(
     "intel.pasid-present",
@@ -66,6 +71,7 @@ ENTRY_PRESENT = Rule(
     "the entry of PASID {pasid} of {dev} is in use",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="detach what the PASID has first",
 )
 
 

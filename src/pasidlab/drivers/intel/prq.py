@@ -59,6 +59,8 @@ NO_PRI = Rule(
     "{dev} does not ask for pages by page requests, which its domain could take",
     Errno.ENODEV,
     source="7.3.4 (read)",
+    remedy="use a device with page requests (PRI in lspci -vvv) behind a unit that takes them (ECAP.PRS), or a "
+    "domain without a fault handler",
 )
 OVERFLOW = Rule(
     "intel.prq-overflow",

@@ -19,6 +19,7 @@ from pasidlab.drivers.intel.structs import DeviceDomainInfo, DmarDomain, IntelIo
 from pasidlab.errors import Errno
 from pasidlab.linux.iommu import iommu_attach_handle_get
 from pasidlab.linux.memory import TLB_FLUSH_ALL
+from pasidlab.linux.pci_ats import pasid_off_cause, pci_prg_resp_pasid_required
 from pasidlab.linux.pgtable_x86 import X86PageTables
 from pasidlab.linux.structs import IommuDomain
 from pasidlab.rules import WAS_READ, Refusal, Rule
@@ -30,6 +31,15 @@ LA57_BITS = 57
 """Width of addresses of a kernel that uses 5 levels."""
 
 _CHECK = "intel_svm_check (drivers/iommu/intel/svm.c)"
+SVM_NOT_BUILT = Rule(
+    "intel.svm-not-built",
+    "intel_svm_domain_alloc (drivers/iommu/intel/iommu.h)",
+    "!IS_ENABLED(CONFIG_INTEL_IOMMU_SVM)",
+    "the kernel was built without CONFIG_INTEL_IOMMU_SVM: no process can be bound to {dev}",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="boot a kernel with CONFIG_INTEL_IOMMU_SVM",
+)
 SVM_NO_PASID = Rule(
     "intel.svm-no-pasid",
     _CHECK,
@@ -37,6 +47,8 @@ SVM_NO_PASID = Rule(
     "the remapping unit of {dev} has no scalable mode, or no PASIDs in it",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="boot with intel_iommu=on,sm_on, if ECAP has SMTS (bit 43) and PASID (bit 40); else look for it in "
+    "the firmware's setup",
 )
 SVM_NO_1G = Rule(
     "intel.svm-no-1g-pages",
@@ -45,6 +57,7 @@ SVM_NO_1G = Rule(
     "SVM disabled, incompatible 1GB page capability: the CPUs map pages of 1 GiB, which the unit of {dev} cannot walk",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="none by options: the unit lacks CAP.FS1GP (bit 56); a virtual machine's monitor may offer it",
 )
 SVM_NO_5_LEVEL = Rule(
     "intel.svm-no-5-level",
@@ -54,6 +67,7 @@ SVM_NO_5_LEVEL = Rule(
     " boot with no5lvl",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="boot with no5lvl",
 )
 SVM_NOT_COHERENT = Rule(
     "intel.svm-not-coherent",
@@ -62,6 +76,7 @@ SVM_NOT_COHERENT = Rule(
     "SVM disabled: the unit of {dev} does not snoop the CPUs' caches when it walks their tables",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="none by options: the unit lacks ECAP.SMPWCS (bit 48); a virtual machine's monitor may offer it",
 )
 SVM_FOREIGN_TABLES = Rule(
     "intel.svm-foreign-tables",
@@ -69,23 +84,28 @@ SVM_FOREIGN_TABLES = Rule(
     "the page tables are not those of an x86 kernel",
     "the unit of {dev} walks x86 page tables, and the processes of this machine have others",
     Errno.ENODEV,
+    remedy="describe the machine with x86 CPUs, or its IOMMU as an arm-smmu-v3",
 )
 _SUPPORTED = "intel_iommu_sva_supported (drivers/iommu/intel/svm.c)"
 NO_PASID_OR_ATS = Rule(
     "intel.sva-no-pasid-or-ats",
     _SUPPORTED,
     "!info->pasid_enabled || !info->ats_enabled",
-    "{dev} has not both PASID and ATS switched on, without which it cannot share page tables",
+    "{dev} has not both PASID and ATS switched on, without which it cannot share page tables: {cause}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="see in lspci -vvv as root whether PASIDCtl and ATSCtl say Enable+; leave pci=noats off the command "
+    "line, and see that the ATSR or SATC of the DMAR table names the root port or the device",
 )
 PRI_OFF = Rule(
     "intel.sva-pri-off",
     _SUPPORTED,
     "info->pri_supported && !info->pri_enabled",
-    "{dev} could ask for pages by page requests, but these are switched off",
+    "{dev} could ask for pages by page requests, but these are switched off{cause}",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="none by options: a device that takes PASIDs has to want them in page request answers (lspci: PRISta "
+    "PASID+), or to have no PRI",
 )
 
 _COLLIDES = "PASID {pasid} is {mm} on {dev} and {there} on {other}"
@@ -111,6 +131,8 @@ def intel_svm_check(iommu: IntelIommu) -> None:
 
 
 def _svm_refused(iommu: IntelIommu) -> Rule | None:
+    if "INTEL_IOMMU_SVM" in iommu.kernel.not_built:
+        return SVM_NOT_BUILT
     if not isinstance(iommu.kernel.pgtable, X86PageTables):
         return SVM_FOREIGN_TABLES
     checks = (
@@ -132,10 +154,19 @@ def intel_iommu_sva_supported(info: DeviceDomainInfo) -> Refusal | None:
     if info.iommu.svm_refused is not None:
         return info.iommu.svm_refused.refuse(dev=info.dev.name)
     if not info.pasid_enabled or not info.ats_enabled:
-        return NO_PASID_OR_ATS.refuse(dev=info.dev.name)
+        return NO_PASID_OR_ATS.refuse(dev=info.dev.name, cause=_off_cause(info))
     if info.pri_supported and not info.pri_enabled:
-        return PRI_OFF.refuse(dev=info.dev.name)
+        wants = pci_prg_resp_pasid_required(info.dev)
+        cause = "" if wants else ": it does not want PASIDs in the answers, and without them they would be ambiguous"
+        return PRI_OFF.refuse(dev=info.dev.name, cause=cause)
     return None
+
+
+def _off_cause(info: DeviceDomainInfo) -> str:
+    """Say which of PASID and ATS is off, and why as far as is known."""
+    if not info.pasid_enabled:
+        return pasid_off_cause(info.dev) or "PASID is off"
+    return "ATS is off" if info.iommu.ecap.dt else "ATS is off, which the unit does not take (ECAP.DT)"
 
 
 def intel_svm_set_dev_pasid(

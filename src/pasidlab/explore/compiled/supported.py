@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from pasidlab.description.spec import architecture
+from pasidlab.description import architecture, not_built
 from pasidlab.devices import SubmitBy
 from pasidlab.drivers.traits import Mode
 from pasidlab.explore.action import Verb
@@ -43,6 +43,8 @@ def _of_iommus(world: World) -> Iterator[str]:
 def _of_devices(world: World) -> Iterator[str]:
     yield from (f"a device of kind {one.kind}" for one in world.device if one.kind not in _KINDS)
     yield from (f"a virtual function, {one.name}" for one in world.device if one.physfn is not None)
+    off = (one for one in world.device if False in (one.prefix_path, one.acs_path, one.pasid_enabled))
+    yield from (f"a device in which PASID may be off, {one.name}" for one in off)
     arch = architecture(world.machine)
     for one in world.device:
         if _INSTRUCTIONS.get(one.submits, arch) != arch:
@@ -54,6 +56,7 @@ def _of_kernel(world: World) -> Iterator[str]:
     kernel = profile(world.kernel).with_switches(dict(world.switches))
     if kernel.x86_sva_refused and architecture(world.machine) == "x86":
         yield f"kernel {world.kernel} refuses SVA on x86"
+    yield from (f"a kernel without CONFIG_{name}" for name in sorted(not_built(world.machine)))
     if kernel.pasid_freed_at_mmput:
         yield "switch pasid_freed_at_mmput"
     without = any(device.iommu and not most for device, most in zip(world.machine.device, world.largest, strict=True))

@@ -1,23 +1,35 @@
-"""Write a scenario as TOML, laid out like those that people write: keys, then tables, then one block for each step.
+"""Write a scenario or a machine as TOML, laid out like those that people write: keys, then tables, then blocks.
 
 Python reads TOML but does not write it, and libraries that do put each table by model or scheme on lines of its own,
-where a scenario has it on one. What a scenario is made of is little: text, numbers, booleans, lists, and tables.
+where a scenario has it on one. What a scenario is made of is little: text, numbers, booleans, lists, and tables. A
+value can have a comment behind it, which says where it comes from.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from pasidlab.errors import ModelError
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+COMMENT_COLUMN = 32
+"""Where comments begin, unless the value reaches further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commented:
+    """A value with a comment of one line; control characters in the comment are shown, not written."""
+
+    value: Any
+    comment: str
 
 
 def toml_text(document: dict[str, Any]) -> str:
     """Return a document as text: first what is no table, then tables, then arrays of tables."""
-    plain = [f"{_key(key)} = {_value(value)}" for key, value in document.items() if not _is_block(value)]
+    plain = [_line(key, value) for key, value in document.items() if not _is_block(value)]
     blocks = ["\n".join(plain)] if plain else []
     for key, value in document.items():
         if isinstance(value, dict):
@@ -33,7 +45,15 @@ def _is_block(value: Any) -> bool:
 
 
 def _block(header: str, table: dict[str, Any]) -> str:
-    return "\n".join([header, *(f"{_key(key)} = {_value(value)}" for key, value in table.items())])
+    return "\n".join([header, *(_line(key, value) for key, value in table.items())])
+
+
+def _line(key: str, value: Any) -> str:
+    """Return a key with its value, and the comment of one that has one."""
+    if not isinstance(value, Commented):
+        return f"{_key(key)} = {_value(value)}"
+    comment = "".join(char if char.isprintable() else "?" for char in value.comment)
+    return f"{f'{_key(key)} = {_value(value.value)}':<{COMMENT_COLUMN}}  # {comment}"
 
 
 def _key(key: str) -> str:

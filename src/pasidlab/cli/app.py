@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pasidlab.cli import commands
+from pasidlab.cli import audit, capture, commands, explain, importing
 from pasidlab.cli.check import check
 from pasidlab.cli.growth import growth
 
@@ -18,5 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 commands.register(app)
+capture.register(app)
+importing.register(app)
+audit.register(app)
+explain.register(app)
 app.command(epilog="Example: pasidlab check worlds/portal.toml --scheme hybrid --option guard=mmap")(check)
 app.command(epilog="Example: pasidlab growth worlds/growth.toml --processes 1..3 --scheme mainline,v2")(growth)

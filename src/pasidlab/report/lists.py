@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pasidlab import conform, runner  # noqa: F401 - importing them declares every rule
+from pasidlab import audit, conform, explain, runner  # noqa: F401 - importing them declares every rule
 from pasidlab.explore import properties  # noqa: F401 - likewise
 from pasidlab.linux.profiles import WITNESSED, Profile, switch_fields
 from pasidlab.rules import RULES, Rule
@@ -23,7 +23,7 @@ def rules_matching(beginning: str) -> list[Rule]:
 
 def rule_dict(rule: Rule) -> dict[str, Any]:
     """Return a rule as a record."""
-    fields = {name: getattr(rule, name) for name in ("id", "where", "check", "why", "source")}
+    fields = {name: getattr(rule, name) for name in ("id", "where", "check", "why", "source", "remedy")}
     return fields | {"errno": rule.errno.name if rule.errno else None}
 
 
@@ -41,6 +41,8 @@ def rule_text(rule: Rule, *, whole: bool) -> str:
     ]
     if rule.source:
         lines.append(f"  source  {rule.source}")
+    if rule.remedy:
+        lines.append(f"  remedy  {rule.remedy}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,48 @@
+"""What the checks of an audit look at: the description, the machine after probe, and the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pasidlab.audit.rows import Probed, Row
+from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec
+from pasidlab.rules import MOST_LISTED, Finding, listing
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """See the module docstring."""
+
+    spec: MachineSpec
+    probed: Probed
+    rows: Sequence[Row]
+
+    @property
+    def carrying(self) -> list[Row]:
+        """The rows of devices that have PASIDs of their own."""
+        return [row for row in self.rows if row.own]
+
+    def described(self, row: Row) -> DeviceSpec:
+        """Return the description of a row's device."""
+        return self.probed.described[row.device]
+
+    def iommus(self, model: str) -> list[IommuSpec]:
+        """Return the IOMMUs of one model that devices with PASIDs are behind."""
+        used = {row.iommu for row in self.carrying}
+        return [iommu for iommu in self.spec.iommu if iommu.model == model and iommu.name in used]
+
+
+Check = Callable[[Case], Iterator[Finding]]
+"""A check of an audit: what it finds, in the order of the description."""
+
+
+def names(items: Iterable[str]) -> str:
+    """List names for a sentence; many are counted."""
+    every = list(items)
+    return listing(every[:MOST_LISTED], len(every))
+
+
+def bits_text(bits: int) -> str:
+    """Say how many bits."""
+    return "1 bit" if bits == 1 else f"{bits} bits"

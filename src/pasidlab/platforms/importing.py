@@ -1,0 +1,170 @@
+"""Import a machine: find out what each file is, let its reader say what it knows, and put all of it together.
+
+Decided here: sources are believed in this order, whatever the order of the arguments: what a running kernel shows in
+sysfs, configuration space, the device tree, firmware's ACPI tables, dumps of tables and registers, and the kernel's
+log last. Of equals the one that was named first.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pasidlab.decode import convert, read_toml
+from pasidlab.description import MachineSpec, check
+from pasidlab.errors import InputError, ModelError, blamed_on
+from pasidlab.platforms.acpi.dmar import no_buses
+from pasidlab.platforms.host.archive import SUFFIXES
+from pasidlab.platforms.host.trees import open_tree
+from pasidlab.platforms.machine import LONGEST_WHY, Written, line_of, written
+from pasidlab.platforms.merge import merge
+from pasidlab.platforms.pci.says import functions_say
+from pasidlab.platforms.pci.topology import Topology
+from pasidlab.platforms.said import Said
+from pasidlab.platforms.sources import MOST_BYTES, Functions, Source, Trust, file_sources, host_sources
+from pasidlab.rules import Finding
+from pasidlab.scenario import Scenario
+from pasidlab.toml_text import toml_text
+
+WIDTH = 118
+MOST_FILES_NAMED = 4
+"""How many files of configuration space are named as the source of all."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A machine that was imported.
+
+    Attributes:
+        spec: the machine, checked.
+        text: the machine as TOML, each value with its origin.
+        sources: what was read, in the order of trust.
+        findings: what is wrong with the sources, and with the machine that they describe.
+        remarks: what people should know of how it was read.
+        left_out: how many devices were not kept, since they carry no PASIDs.
+    """
+
+    spec: MachineSpec
+    text: str
+    sources: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    remarks: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+def import_machine(paths: Sequence[str | Path], *, every: bool = False, progress: Progress | None = None) -> Imported:
+    """Import a machine from captures, hosts' directories, and single files.
+
+    `every` keeps the devices that carry no PASIDs too. `progress` hears what is read. Raises InputError for a file that
+    cannot be read or recognised.
+    """
+    tell = progress or (lambda what: None)
+    called = _called([Path(path) for path in paths])
+    sources = [source for path, name in called for source in _path_sources(path, name, tell)]
+    tell("putting it together")
+    return import_sources(sources, f"Imported from {', '.join(str(path) for path in paths)}", every=every)
+
+
+def import_sources(sources: Sequence[Source | Functions], title: str, *, every: bool = False) -> Imported:
+    """Put together what sources say that were read already."""
+    said = _said(sources)
+    merged = merge(said)
+    made = written(merged, every=every)
+    findings = tuple(merged.findings) + tuple(made.findings)
+    remarks = tuple(dict.fromkeys(remark for one in said for remark in one.remarks))
+    names = tuple(dict.fromkeys(one.source for one in said))
+    return _imported(title, made, names, findings, remarks)
+
+
+def _called(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Return what origins call each file: its name alone, unless another has it too, or it is a function's `config`."""
+    names = Counter(path.name for path in paths)
+    return [(path, path.name if names[path.name] == 1 and path.name != "config" else str(path)) for path in paths]
+
+
+def _path_sources(path: Path, name: str, tell: Progress) -> Iterable[Source | Functions]:
+    tell(str(path))
+    if path.is_dir() or path.name.endswith(SUFFIXES):
+        yield from host_sources(open_tree(path), tell)
+        return
+    data = _bytes_of(path)
+    try:
+        yield from file_sources(data, name)
+    except InputError as error:
+        raise InputError(f"{path}{str(error).removeprefix(name)}") from None
+
+
+def _said(sources: Sequence[Source | Functions]) -> list[Said]:
+    """Let every source say its part, those first that are believed most; PCI functions of all sources as one."""
+    known = [source for source in sources if isinstance(source, Functions)]
+    functions = [one for source in known for one in source.functions]
+    buses = Topology(functions).buses if functions else no_buses
+    others = [source for source in sources if isinstance(source, Source)]
+    spoken = [(source.trust, source.says(buses)) for source in others]
+    if known:
+        files = ", ".join(dict.fromkeys(source.file for source in known[:MOST_FILES_NAMED]))
+        spoken.append((Trust.CONFIGURATION_SPACE, functions_say(functions, files)))
+    return [said for _, said in sorted(spoken, key=lambda one: one[0])]
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Return the bytes of a file; InputError when it cannot be read, is empty, or too large."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB, the most that is read")
+    if not data:
+        raise InputError(f"{path}: the file is empty")
+    return data
+
+
+def _imported(
+    title: str,
+    made: Written,
+    names: tuple[str, ...],
+    findings: tuple[Finding, ...],
+    remarks: tuple[str, ...],
+) -> Imported:
+    told = [{"rule": finding.rule.id, "why": line_of(finding.why)[:LONGEST_WHY]} for finding in findings]
+    about = [f"Read: {', '.join(names) or 'nothing'}.", *remarks]
+    if made.left_out:
+        about.append(f"Left out: {made.left_out} devices that carry no PASIDs.")
+    first = {"title": title, "about": _filled(about)}
+    document = first | made.document | ({"finding": told} if told else {})
+    spec = _checked(made.plain | ({"finding": told} if told else {}))
+    return Imported(spec, toml_text(document), names, findings, remarks, made.left_out)
+
+
+def _filled(lines: Iterable[str]) -> str:
+    return "\n".join(textwrap.fill(line_of(line), WIDTH) for line in lines)
+
+
+def _checked(document: dict[str, Any]) -> MachineSpec:
+    """Return the description; what sources say must have been made fit for it before."""
+    try:
+        spec = convert(document, MachineSpec)
+        check(spec)
+    except InputError as error:
+        raise ModelError(f"an imported machine that cannot be described: {error}") from None
+    return spec
+
+
+def load_machine(path: str | Path) -> MachineSpec:
+    """Return the machine of a TOML file (a machine or a scenario), or import it from whatever else there is.
+
+    Raises InputError that names the file and says what is wrong with it.
+    """
+    path = Path(path)
+    if path.suffix == ".toml":
+        raw = read_toml(path)
+        with blamed_on(path):
+            return Scenario.from_dict(raw)
+    return import_machine([path]).spec

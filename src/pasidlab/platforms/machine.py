@@ -1,0 +1,313 @@
+"""A machine description out of what the sources say: checked as if a person had written it, each value with its origin.
+
+Decided here:
+
+* Kept are the devices that carry PASIDs, and the others of their groups, whose limits count; `every` keeps all. A
+virtual
+  function is kept where its physical function carries PASIDs.
+* An IOMMU of a kind that has no model to the bit is a mock with the operations of its driver. virtio-iommu and
+SMMUv1/v2 have
+  none for PASIDs, as RISC-V's driver has none, whose operations they get.
+* What no source says has the default of a description, and says "assumed" where it decides what a device carries. * A
+machine cannot have both an arm-smmu-v3 and an intel-vtd: where sources say so, the kind that came first has its
+model, and the
+  other becomes a mock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pasidlab.description import ARM_SMMU_V3, INTEL_VTD, MOCK, RESERVED_NAMES
+from pasidlab.description.models import DEVICE_KEYS, IOMMU_KEYS
+from pasidlab.platforms.merge import Merged
+from pasidlab.platforms.said import Endpoint, Iommu, Kind, Known
+from pasidlab.rules import Finding, Level, Rule
+from pasidlab.toml_text import Commented
+
+LONGEST_NAME = 64
+LONGEST_LINE = 65_536
+LONGEST_WHY = 4096
+MOST_PASID_BITS = 20
+MOST_SID_BITS = 24
+USUAL_SID_BITS = 16
+OPS: dict[Kind, str] = {"amd-vi": "amd-vi", "riscv": "riscv", "virtio-iommu": "riscv", "arm-smmu": "riscv"}
+"""Whose operations the mock has that stands for an IOMMU without a model to the bit."""
+NO_PASID_DRIVER = "no PASID operations in its Linux driver, as in RISC-V's"
+WIDTHS = {ARM_SMMU_V3: "IDR1.SSIDSIZE", INTEL_VTD: "ECAP.PSS"}
+"""Where each model's width of PASIDs stands in hardware."""
+
+TWO_MODELS = Rule(
+    "import.two-models",
+    "the sources of an import",
+    "they have an Arm SMMUv3 and an Intel VT-d unit",
+    "{iommu}: the machine has an {first} already, and no page table suits both: it becomes a mock",
+    remedy="give sources of one machine only",
+)
+STREAM_TAKEN = Rule(
+    "import.stream-taken",
+    "the sources of an import",
+    "two devices have one StreamID behind one SMMU",
+    "{device}: StreamID {stream} of {iommu} is {other}'s already, by an alias or a wrong map; it gets a free one here",
+    remedy="look whether the devices are behind one PCI bridge, where they cannot be told apart",
+)
+STREAM_TOO_LARGE = Rule(
+    "import.stream-too-large",
+    "the sources of an import",
+    "a StreamID has more than 24 bits, the most that is modelled",
+    "{device}: StreamID {stream:#x} of {iommu} has more than 24 bits; it gets a free one here",
+    level=Level.NOTE,
+)
+WIDTH_ASSUMED = Rule(
+    "import.width-assumed",
+    "the sources of an import",
+    "no source says how many PASIDs an IOMMU takes",
+    "{iommu}: no source says {register}, so 20 bits are assumed; fewer limit every device behind it",
+    remedy="capture as root, since some kernels show it in debugfs, or set pasid_bits of that IOMMU by hand",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A machine as a document.
+
+    Attributes:
+        document: decoded TOML, values with an origin `Commented`.
+        findings: what was found on the way.
+        left_out: how many devices were not kept.
+    """
+
+    document: dict[str, Any]
+    findings: list[Finding] = field(default_factory=list)
+    left_out: int = 0
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The document without comments, as a TOML reader would have it."""
+        plain: dict[str, Any] = _plain(self.document)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Commented):
+        return _plain(value.value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def written(merged: Merged, *, every: bool = False) -> Written:
+    """Return the machine that the sources describe, as a document."""
+    findings: list[Finding] = []
+    models = _models(merged, findings)
+    kept = list(merged.endpoints.values()) if every else _worth_keeping(merged)
+    kept = _functions_first(kept)
+    streams = _Streams(findings)
+    names = _Names(clean_names(merged.iommus), clean_names(one.name for one in kept))
+    devices = [_device(one, names, models, streams) for one in kept]
+    _clean_groups(devices)
+    document: dict[str, Any] = {key: _commented(known) for key, known in merged.machine.items()}
+    if merged.cpu:
+        document["cpu"] = {key: _commented(known) for key, known in merged.cpu.items()}
+    document["iommu"] = [_iommu(one, names, models[one.name], streams, findings) for one in merged.iommus.values()]
+    document["device"] = devices
+    present = {key: value for key, value in document.items() if value}
+    return Written(present, findings, len(merged.endpoints) - len(kept))
+
+
+def _commented(known: Known) -> Commented:
+    return Commented(line_of(known.value) if isinstance(known.value, str) else known.value, known.origin)
+
+
+def line_of(text: str) -> str:
+    """Return text as a description takes it: of one line, none too long, and nothing that controls a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:LONGEST_LINE]
+
+
+def _models(merged: Merged, findings: list[Finding]) -> dict[str, str]:
+    """Return the model of each IOMMU, by its name."""
+    models: dict[str, str] = {}
+    for one in merged.iommus.values():
+        model = one.kind if one.kind in (ARM_SMMU_V3, INTEL_VTD) else MOCK
+        other = next((known for known in models.values() if known not in (MOCK, model)), None)
+        if model != MOCK and other is not None:
+            findings.append(TWO_MODELS.finding(iommu=one.name, first=other))
+            model = MOCK
+        models[one.name] = model
+    return models
+
+
+# --- which devices -------------------------------------------------------------------------------------------------
+
+
+def _worth_keeping(merged: Merged) -> list[Endpoint]:
+    """Return the devices that carry PASIDs, their virtual functions, and the others of their groups."""
+    endpoints = merged.endpoints
+    carrying = {name for name, one in endpoints.items() if _carries(one)}
+    carrying |= {name for name, one in endpoints.items() if _value(one, "physfn") in carrying}
+    groups = {_value(endpoints[name], "group") for name in carrying} - {None}
+    return [one for name, one in endpoints.items() if name in carrying or _value(one, "group") in groups]
+
+
+def _carries(one: Endpoint) -> bool:
+    """Whether a device has a PASID capability or property; a platform device behind an IOMMU may lack it by mistake."""
+    has = _value(one, "pasid_bits") is not None
+    return has or (one.bus == "platform" and "iommu" in one.keys)
+
+
+def _value(one: Endpoint, key: str) -> Any:
+    known = one.keys.get(key)
+    return None if known is None else known.value
+
+
+def _functions_first(kept: Iterable[Endpoint]) -> list[Endpoint]:
+    """Put physical functions before their virtual ones, as a description wants it."""
+    return sorted(kept, key=lambda one: "physfn" in one.keys)
+
+
+# --- IOMMUs --------------------------------------------------------------------------------------------------------
+
+
+def _iommu(one: Iommu, names: _Names, model: str, streams: _Streams, findings: list[Finding]) -> dict[str, Any]:
+    table: dict[str, Any] = {"name": Commented(names.iommus[one.name], one.origin)}
+    if model != MOCK:
+        table["model"] = model
+    if one.kind in OPS:
+        why = f"{one.kind}: {NO_PASID_DRIVER}" if OPS[one.kind] != one.kind else one.kind
+        table["ops"] = Commented(OPS[one.kind], why)
+    foreign = {key for keys in IOMMU_KEYS.values() for key in keys} - set(IOMMU_KEYS[model])
+    table |= {key: _commented(known) for key, known in one.keys.items() if key not in foreign}
+    _say_width(table, one, model, findings)
+    if model == ARM_SMMU_V3 and "sid_bits" not in table and streams.bits(one.name) > USUAL_SID_BITS:
+        table["sid_bits"] = Commented(streams.bits(one.name), "as many as the StreamIDs behind it need")
+    return table
+
+
+def _say_width(table: dict[str, Any], one: Iommu, model: str, findings: list[Finding]) -> None:
+    """Keep the width in its range; say where it is only assumed."""
+    for key in ("pasid_bits", "ssid_bits"):
+        known = one.keys.get(key)
+        if known is not None:
+            table[key] = Commented(min(known.value, MOST_PASID_BITS), known.origin)
+    if model in WIDTHS and not {"pasid_bits", "ssid_bits"} & set(table):
+        table["pasid_bits"] = Commented(MOST_PASID_BITS, f"assumed: no source says {WIDTHS[model]}")
+        findings.append(WIDTH_ASSUMED.finding(iommu=one.name, register=WIDTHS[model]))
+
+
+# --- devices -------------------------------------------------------------------------------------------------------
+
+
+def _device(one: Endpoint, names: _Names, models: dict[str, str], streams: _Streams) -> dict[str, Any]:
+    iommu = _value(one, "iommu")
+    model = models.get(iommu, MOCK)
+    table: dict[str, Any] = {"name": Commented(names.devices[one.name], one.origin)}
+    keys = dict(one.keys)
+    if one.bus == "platform":
+        keys["kind"] = Known("narrow", "a platform device")
+    foreign = {key for keys_of in DEVICE_KEYS.values() for key in keys_of} - set(DEVICE_KEYS[model])
+    if one.bus == "platform":
+        foreign |= _PCI_KEYS
+    for key, known in keys.items():
+        clean = names.clean(key, known.value)
+        if key not in foreign and clean is not None:
+            table[key] = Commented(clean, known.origin)
+    if "stream_id" in table:
+        streams.settle(table, one, iommu)
+    if model == INTEL_VTD and one.rid is not None:
+        table["source_id"] = str(one.rid)[5:]
+    return _in_order(table)
+
+
+_PCI_KEYS = {"ats", "pri", "pasid_enabled", "prefix_path", "acs_path", "prg_pasid", "physfn"}
+"""Keys of a device that only a PCI function has."""
+_FIRST_KEYS = ("name", "iommu", "kind", "group", "physfn", "pasid_bits")
+
+
+def _in_order(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a device in the order in which people write them."""
+    first = {key: table[key] for key in _FIRST_KEYS if key in table}
+    return first | {key: value for key, value in table.items() if key not in first}
+
+
+def name_of(name: str) -> str:
+    """Return a name that a description takes: 1 to 64 characters, none that controls a terminal."""
+    shown = line_of(name) or "?"
+    return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 3]}..."
+
+
+def clean_names(names: Iterable[str]) -> dict[str, str]:
+    """Return what each name becomes in a description, where all of them differ."""
+    cleaned: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        clean, number = name_of(name), 1
+        while clean in taken or clean in RESERVED_NAMES:
+            number += 1
+            clean = f"{name_of(name)[: LONGEST_NAME - 8]}#{number}"
+        taken.add(clean)
+        cleaned[name] = clean
+    return cleaned
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What IOMMUs and devices are called in the description, by what sources call them."""
+
+    iommus: dict[str, str]
+    devices: dict[str, str]
+
+    def clean(self, key: str, value: Any) -> Any:
+        """Return a value of a device's key as a description takes it; None to leave the key out."""
+        match key:
+            case "iommu":
+                return self.iommus.get(value)
+            case "physfn":
+                return self.devices.get(value)
+            case "group":
+                return name_of(value)
+            case "pasid_bits":
+                return min(value, MOST_PASID_BITS)
+        return value
+
+
+def _clean_groups(devices: list[dict[str, Any]]) -> None:
+    """Leave out what only the first device of a group says."""
+    seen: set[str] = set()
+    for table in devices:
+        group = table.get("group")
+        if group is not None and group.value in seen:
+            table.pop("default_domain", None)
+        if group is not None:
+            seen.add(group.value)
+
+
+@dataclass(slots=True, eq=False)
+class _Streams:
+    """StreamIDs behind each SMMU: whose each is, and how many bits they need."""
+
+    findings: list[Finding]
+    taken: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def settle(self, table: dict[str, Any], one: Endpoint, iommu: str) -> None:
+        """Keep a device's StreamIDs, or leave them out where they are another's, or too large."""
+        value = table["stream_id"].value
+        streams = [value] if isinstance(value, int) else list(dict.fromkeys(value))
+        taken = self.taken.setdefault(iommu, {})
+        facts: dict[str, Any] = {"device": one.name, "iommu": iommu}
+        for stream in streams:
+            if stream >> MOST_SID_BITS:
+                self.findings.append(STREAM_TOO_LARGE.finding(stream=stream, **facts))
+            elif stream in taken:
+                self.findings.append(STREAM_TAKEN.finding(stream=stream, other=taken[stream], **facts))
+        own = [stream for stream in streams if not stream >> MOST_SID_BITS and stream not in taken]
+        taken.update(dict.fromkeys(own, one.name))
+        if not own:
+            del table["stream_id"]
+        else:
+            table["stream_id"] = Commented(own[0] if len(own) == 1 else own, table["stream_id"].comment)
+
+    def bits(self, iommu: str) -> int:
+        """Return how many bits the StreamIDs behind an SMMU need."""
+        return max(self.taken.get(iommu, {}), default=0).bit_length()

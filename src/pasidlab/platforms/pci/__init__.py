@@ -1,0 +1,1 @@
+"""PCI functions: configuration space however it was read, and what follows from where a function is."""

@@ -9,7 +9,7 @@ from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno, InputError
 from pasidlab.explain import CALLS, Answer, Question, Standing, explain
 from pasidlab.explain.errnos import is_result, read_result
-from pasidlab.explain.remedies import REMEDIES, remedy_of
+from pasidlab.explain.remedies import FAMILIES, remedy_of
 from pasidlab.explain.scene import MOST_KEPT, Scene
 from pasidlab.linux.profiles import PROFILES
 from pasidlab.rules import RULES
@@ -47,13 +47,11 @@ def test_a_check_names_a_rule_a_result_and_a_remedy(call: str, check: object) ->
     assert remedy_of(check.rule) or check.id in ("scheme.no-such-call",)
 
 
-def test_a_remedy_of_ours_belongs_to_a_rule() -> None:
-    assert set(REMEDIES) <= set(RULES)
-
-
-def test_what_a_rule_says_wins_over_our_remedy() -> None:
-    rule = RULES["idxd.shared-mode-refused"]
-    assert remedy_of(rule) == rule.remedy
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_remedy_of_a_family_is_for_rules_that_say_none(family: str) -> None:
+    alike = [rule for rule in RULES.values() if rule.id.startswith(family)]
+    assert alike
+    assert all(remedy_of(rule) == (rule.remedy or FAMILIES[family]) for rule in alike)
 
 
 @pytest.mark.parametrize(("call", "kernel"), [*((call, "v6.12.0") for call in CALLS), *(("bind", k) for k in PROFILES)])

@@ -17,13 +17,13 @@ from pasidlab.explore.document import scheme_text
 from pasidlab.explore.properties import PROPERTIES, Property
 from pasidlab.explore.readable import Readable
 from pasidlab.explore.state import LOCAL, NORMAL, OPENED
-from pasidlab.toml_text import toml_text
 from pasidlab.explore.trace import Trace, scenario_of, trace_of
 from pasidlab.explore.verdict import Counterexample, Engine
 from pasidlab.explore.world import World
 from pasidlab.runner import run
 from pasidlab.scenario import Scenario
 from pasidlab.schemes import SCHEMES, find_scheme
+from pasidlab.toml_text import toml_text
 
 ALL = ["bind", "bind_device", "bind_device_pasid", "unbind", "mmap_portal", "submit", "forge", "page_request", "exit"]
 KERNEL = ["alloc_global", "free_global", "attach", "detach", "fail_next"]

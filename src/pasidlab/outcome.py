@@ -46,6 +46,7 @@ PORTAL_UNMAPPED = Rule(
     "the process",
     "the portal is not mapped",
     "{instruction} went to an address where process {mm} has no portal of {dev}",
+    remedy="map the queue's file into this very process; a mapping is not inherited by a fork",
 )
 HANDOFF_NO_NUMBER = Rule(
     "handoff.no-number",

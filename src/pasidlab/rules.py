@@ -55,7 +55,7 @@ class Rule:
         why: one sentence for people; `{name}` stands for a fact given when the rule is applied.
         errno: what Linux returns when the check fails; None where the rule allows, or the errno is the driver's.
         source: kernel version, specification, or message of the thread.
-        remedy: what people can do about it, in a sentence; empty where there is nothing to do.
+        remedy: what people can do about it, in a sentence with the facts of `why`; empty where there is nothing to do.
         level: how much a finding of this rule weighs.
     """
 
@@ -126,6 +126,11 @@ class Verdict(ABC):
     def why(self) -> str:
         """One sentence: the state that caused it."""
         return self.rule.sentence(self.facts)
+
+    @property
+    def remedy(self) -> str:
+        """What people can do about it; empty where there is nothing to do."""
+        return self.rule.remedy.format(**self.facts)
 
     def __repr__(self) -> str:
         return f"<{self.result} by {self.rule.id}>"

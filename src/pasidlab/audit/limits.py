@@ -148,12 +148,7 @@ def barrier(dev: Device, fit: Fit) -> Limit | None:
 
 
 def _barred(kind: Kind, refused: Verdict) -> Limit:
-    return Limit(kind, 0, refused.why, refused.rule.id, remedy_of(refused))
-
-
-def remedy_of(verdict: Verdict) -> str:
-    """Return what people can do about a verdict, with the facts that its rule's remedy names."""
-    return verdict.rule.remedy.format(**verdict.facts)
+    return Limit(kind, 0, refused.why, refused.rule.id, refused.remedy)
 
 
 def _kind_of_off(dev: Device) -> Kind:

@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import structs
 
 from pasidlab.audit.capacity import Fit, fit, under
-from pasidlab.audit.limits import Limit, barrier, narrowest_member, number_limit, remedy_of
+from pasidlab.audit.limits import Limit, barrier, narrowest_member, number_limit
 from pasidlab.description import MachineSpec
 from pasidlab.linux.structs import Device, IommuGroup
 from pasidlab.machine import Machine
@@ -186,7 +186,7 @@ class Rooms:
     def room(self, dev: Device) -> Room:
         """Return it in words."""
         found = self.fit(dev)
-        return Room(found.spaces, found.result, found.next.rule.id, found.next.why, remedy_of(found.next))
+        return Room(found.spaces, found.result, found.next.rule.id, found.next.why, found.next.remedy)
 
 
 def _renamed(verdict: Verdict, counted: Device, dev: Device) -> Verdict:

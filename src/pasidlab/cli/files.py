@@ -14,7 +14,7 @@ STANDARD_OUTPUT = Path("-")
 
 def check_writable(option: str, path: Path) -> None:
     """Raise InputError where a file could not be written."""
-    folder = path.resolve().parent
+    folder = _place(path).parent
     if path.is_dir():
         raise InputError(f"{option} {str(path)!r}: is a directory")
     if not folder.is_dir():
@@ -32,7 +32,7 @@ def check_folder(option: str, path: Path) -> None:
 
 def _try_beside(option: str, path: Path) -> None:
     """Make and remove the file that `write_whole` would write first."""
-    beside = _beside(path.resolve())
+    beside = _beside(_place(path))
     try:
         beside.touch()
         beside.unlink()
@@ -54,7 +54,7 @@ def write_all(files: Iterable[tuple[str, Path, str]]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file beside its place and move it there; what is no file, as /dev/stdout, is written to as it is."""
-    path = path.resolve()
+    path = _place(path)
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
@@ -64,6 +64,11 @@ def write_whole(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _place(path: Path) -> Path:
+    """Return where links lead; `Path.resolve` raises for links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _beside(path: Path) -> Path:

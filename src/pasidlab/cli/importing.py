@@ -52,6 +52,7 @@ def import_(
     if printed and as_json:
         raise InputError("--json: needs -o FILE, since the machine itself is printed as TOML")
     if not printed:
+        _keep_sources(sources, output)
         check_writable("-o", output)
     with _progress() as tell:
         imported = import_machine(sources, every=every, progress=tell)
@@ -63,6 +64,14 @@ def import_(
         _print_records(imported, output)
     else:
         _print_summary(imported, output, sys.stderr if printed else sys.stdout)
+
+
+def _keep_sources(sources: list[Path], output: Path) -> None:
+    """Raise InputError where the machine would be written over what it is made of."""
+    from pasidlab.errors import InputError
+
+    if output.is_file() and any(source.exists() and source.samefile(output) for source in sources):
+        raise InputError(f"-o {str(output)!r}: is a source, too, and would be lost")
 
 
 @contextmanager

@@ -122,6 +122,7 @@ NO_QUEUE = Rule(
     "the process has no bond on the device",
     "process {mm} has no queue on {dev}: nothing was bound",
     Errno.EPERM,
+    remedy="open the device in this process first",
 )
 NO_PORTAL = Rule(
     "portal.none",
@@ -129,6 +130,7 @@ NO_PORTAL = Rule(
     "the device has no portal",
     "{dev} takes its PASID through {submit}, not through a portal",
     Errno.ENODEV,
+    remedy="the device has no portal: submit through its driver",
 )
 PORTAL_MAPPED = Rule(
     "portal.mapped",

@@ -85,6 +85,7 @@ DMA_NO_ENTRY = Rule(
     "the IOMMU",
     "no entry for (device, PASID)",
     "the IOMMU has no entry for PASID {pasid} of {dev}: the access is blocked",
+    remedy="see under which PASID the device worked and whether somebody was bound under it at that time",
 )
 DMA_QUIET = Rule(
     "dma.quiet",
@@ -103,12 +104,14 @@ PAGE_NOT_ASKED = Rule(
     "the IOMMU",
     "no page with that right, and the device makes no page request",
     "{dev} may not {access} {address:#x} of {mm} under PASID {pasid}, and does not ask for the page",
+    remedy="see whether the process has that page with that right, and let it touch the page before the device does",
 )
 DMA_RID_BLOCKED = Rule(
     "dma.rid-blocked",
     "the IOMMU",
     "no domain for requests without PASID",
     "{dev} has no domain for accesses without PASID: the access is blocked",
+    remedy="the device worked without PASID: give it the PASID of its bond, or map memory for DMA",
 )
 DMA_ABORTED = Rule(
     "dma.aborted",

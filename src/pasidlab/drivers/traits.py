@@ -44,6 +44,7 @@ DRIVER_INVALID = Rule(
     "no PASID, a privileged access, execute with read, or an address that is not canonical",
     "the IOMMU driver answers INVALID by itself",
     source=WAS_READ,
+    remedy="see the line before it, which says what is wrong with the request",
 )
 DRIVER_FAILURE = Rule(
     "prq.driver-failure",

@@ -102,6 +102,7 @@ UACCE_INVALID = Rule(
     "the bind succeeded and has no number, which mainline never gives",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="tell the maintainers: no released kernel should come here",
 )
 UACCE_GONE = Rule(
     "uacce.parent-gone",

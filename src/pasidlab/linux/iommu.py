@@ -68,6 +68,7 @@ GROUP_MIXED_WIDTH = Rule(
     "pasid >= device->dev->iommu->max_pasids of a group member: the narrowest limits all",
     "the devices of group {group} have different max_pasids ({widths}): a number must fit each of them",
     source=WAS_RUN,
+    remedy="take a slot or ACS setting that gives the device a group of its own",
 )
 
 
@@ -162,6 +163,7 @@ FREE_GLOBAL_WARN = Rule(
     "WARN_ON: IOMMU_PASID_INVALID, or a number that is not allocated",
     "the kernel warns: {pasid} is not held; nothing changes",
     source=WAS_RUN,
+    remedy="let the driver free each number once, and none that it did not get",
 )
 
 

@@ -87,6 +87,7 @@ FAULT_NO_HANDLER = Rule(
     "nothing on {dev} handles faults {under}; the request is answered INVALID",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="the PASID is not bound, or its domain takes no page requests: bind before the device works",
 )
 FAULT_NO_PARAM = Rule(
     "fault.no-fault-param",
@@ -95,6 +96,7 @@ FAULT_NO_PARAM = Rule(
     "{dev} is in no fault queue; the request is answered INVALID",
     Errno.EINVAL,
     source=WAS_RUN,
+    remedy="switch page requests off in the device until its driver has bound something",
 )
 FAULT_PARTIAL = Rule(
     "fault.partial",
@@ -183,6 +185,7 @@ FLUSH_NO_PARAM = Rule(
     "{dev} is in no fault queue",
     Errno.ENODEV,
     source=WAS_READ,
+    remedy="nothing breaks; a kernel whose IOMMU driver asks first does not warn",
 )
 
 

@@ -31,7 +31,13 @@ DEFAULT_BUSY = Rule(
     source=WAS_READ,
 )
 OWNER_NO_GROUP = Rule(
-    "dma-owner.no-group", _OWNER, "!dev->iommu_group", "{dev} is behind no IOMMU", Errno.ENODEV, source=WAS_READ
+    "dma-owner.no-group",
+    _OWNER,
+    "!dev->iommu_group",
+    "{dev} is behind no IOMMU",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="switch the IOMMU on; without one, VFIO has only its unsafe mode",
 )
 OWNER_OTHER = Rule(
     "dma-owner.other-owner",
@@ -40,6 +46,7 @@ OWNER_OTHER = Rule(
     "the group of {dev} belongs to somebody else",
     Errno.EPERM,
     source=WAS_READ,
+    remedy="see who has the group: the drivers of all its members, and whose VFIO file is open",
 )
 OWNER_PASIDS = Rule(
     "dma-owner.pasids-attached",
@@ -48,6 +55,7 @@ OWNER_PASIDS = Rule(
     "the group of {dev} still has PASIDs attached: {pasids}",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="close every file of the device, so that its bonds end; disable kernel queues of idxd",
 )
 OWNER_RELEASED = Rule(
     "dma-owner.released",

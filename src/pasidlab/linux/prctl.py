@@ -17,7 +17,13 @@ from pasidlab.rules import WAS_READ, Refusal, Rule
 _WHERE = "prctl_enable_tagged_addr (arch/x86/kernel/process_64.c)"
 MAX_LAM_BITS = 6
 LAM_NO_CPU = Rule(
-    "lam.no-cpu", _WHERE, "!cpu_feature_enabled(X86_FEATURE_LAM)", "this CPU has no LAM", Errno.ENODEV, source=WAS_READ
+    "lam.no-cpu",
+    _WHERE,
+    "!cpu_feature_enabled(X86_FEATURE_LAM)",
+    "this CPU has no LAM",
+    Errno.ENODEV,
+    source=WAS_READ,
+    remedy="there is no LAM on this CPU, or the kernel was built or booted without it",
 )
 LAM_BOUND = Rule(
     "lam.has-pasid",
@@ -26,6 +32,7 @@ LAM_BOUND = Rule(
     "process {mm} has SVA data, and devices do not understand tagged addresses",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="do without LAM in a process that binds, or ask for ARCH_FORCE_TAGGED_SVA before",
 )
 LAM_LOCKED = Rule(
     "lam.locked",
@@ -34,6 +41,7 @@ LAM_LOCKED = Rule(
     "process {mm} has threads",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="ask for LAM before the first thread starts",
 )
 LAM_BITS = Rule(
     "lam.bits",
@@ -42,6 +50,7 @@ LAM_BITS = Rule(
     "{bits} tag bits: 1..6 are possible",
     Errno.EINVAL,
     source=WAS_READ,
+    remedy="ask for 6 tag bits",
 )
 
 

@@ -26,6 +26,7 @@ GP_NO_NUMBER = Rule(
     "mm_get_enqcmd_pasid(current->mm) == IOMMU_PASID_INVALID",
     "{instruction}: {reason}, and process {mm} has no number for it: no normal bind has succeeded",
     source="thread 2026-05-13 Jason Gunthorpe, a and c",
+    remedy="open the device in this very process before it submits; a fork has no number of its own",
 )
 GP_ACTIVATED = Rule(
     "traps.gp-already-activated",
@@ -33,6 +34,7 @@ GP_ACTIVATED = Rule(
     "current->pasid_activated",
     "{instruction}: {reason}, and IA32_PASID of {task} was loaded once already, so the #GP is a real one",
     source=WAS_READ,
+    remedy="open the device in a new thread, whose register is loaded afresh; exec is the cause",
 )
 GP_NO_ENQCMD = Rule(
     "traps.gp-other",
@@ -40,6 +42,7 @@ GP_NO_ENQCMD = Rule(
     "the CPU has no ENQCMD",
     "{instruction}: {reason}",
     source=WAS_READ,
+    remedy="the CPU or the virtual machine has no ENQCMD: use a dedicated queue",
 )
 UNDEFINED = Rule(
     "traps.undefined",
@@ -47,6 +50,7 @@ UNDEFINED = Rule(
     "the CPU does not have the instruction",
     "{instruction}: {reason}",
     source=WAS_READ,
+    remedy="the CPU does not have the instruction: look for enqcmd in /proc/cpuinfo",
 )
 TRAPPED = Rule(
     "traps.ls64-trapped",

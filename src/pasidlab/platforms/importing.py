@@ -2,14 +2,18 @@
 
 Decided here: sources are believed in this order, whatever the order of the arguments: what a running kernel shows in
 sysfs, configuration space, the device tree, firmware's ACPI tables, dumps of tables and registers, and the kernel's
-log last. Of equals the one that was named first.
+log last. Of equals the one that was named first. A
+file that is named twice is read once.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,8 @@ from pasidlab.platforms.merge import merge
 from pasidlab.platforms.pci.says import functions_say
 from pasidlab.platforms.pci.topology import Topology
 from pasidlab.platforms.said import Said
-from pasidlab.platforms.sources import MOST_BYTES, Functions, Source, Trust, file_sources, host_sources
-from pasidlab.rules import Finding
+from pasidlab.platforms.sources import MOST_BYTES, Functions, Only, Source, Trust, file_sources, host_sources
+from pasidlab.rules import Finding, Level, Rule
 from pasidlab.scenario import Scenario
 from pasidlab.toml_text import toml_text
 
@@ -34,6 +38,16 @@ WIDTH = 118
 MOST_FILES_NAMED = 4
 """How many files of configuration space are named as the source of all."""
 Progress = Callable[[str], None]
+
+TWO_MACHINES = Rule(
+    "import.two-machines",
+    "the sources of an import",
+    "two sources differ that a machine has one of",
+    "{first} and {second} are each a {what}, and they are not the same: a machine has one {what}; what both say is put "
+    "together all the same",
+    remedy="import each machine by itself, from its own files",
+    level=Level.ERROR,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ def import_machine(paths: Sequence[str | Path], *, every: bool = False, progress
     cannot be read or recognised.
     """
     tell = progress or (lambda what: None)
-    called = _called([Path(path) for path in paths])
+    called = _called(_differing(paths))
     sources = [source for path, name in called for source in _path_sources(path, name, tell)]
     tell("putting it together")
     return import_sources(sources, f"Imported from {', '.join(str(path) for path in paths)}", every=every)
@@ -75,10 +89,20 @@ def import_sources(sources: Sequence[Source | Functions], title: str, *, every: 
     said = _said(sources)
     merged = merge(said)
     made = written(merged, every=every)
-    findings = tuple(merged.findings) + tuple(made.findings)
+    findings = (*_two_machines(sources), *merged.findings, *made.findings)
     remarks = tuple(dict.fromkeys(remark for one in said for remark in one.remarks))
     names = tuple(dict.fromkeys(one.source for one in said))
     return _imported(title, made, names, findings, remarks)
+
+
+def _differing(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the paths, but for those that lead where another led."""
+    places: dict[str, Path] = {}
+    for path in paths:
+        if "\0" in str(path):
+            raise InputError(f"{str(path)!r}: cannot be read: no name of a file has a zero byte")
+        places.setdefault(os.path.realpath(path), Path(path))
+    return list(places.values())
 
 
 def _called(paths: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -99,6 +123,16 @@ def _path_sources(path: Path, name: str, tell: Progress) -> Iterable[Source | Fu
         raise InputError(f"{path}{str(error).removeprefix(name)}") from None
 
 
+def _two_machines(sources: Iterable[Source | Functions]) -> Iterator[Finding]:
+    """Yield a finding for each source that is another than one before, where a machine has one only."""
+    first: dict[str, Only] = {}
+    for source in sources:
+        only = source.only if isinstance(source, Source) else None
+        known = None if only is None else first.setdefault(only.what, only)
+        if only is not None and known is not None and only.digest != known.digest:
+            yield TWO_MACHINES.finding(what=only.what, first=known.file, second=only.file)
+
+
 def _said(sources: Sequence[Source | Functions]) -> list[Said]:
     """Let every source say its part, those first that are believed most; PCI functions of all sources as one."""
     known = [source for source in sources if isinstance(source, Functions)]
@@ -113,10 +147,13 @@ def _said(sources: Sequence[Source | Functions]) -> list[Said]:
 
 
 def _bytes_of(path: Path) -> bytes:
-    """Return the bytes of a file; InputError when it cannot be read, is empty, or too large."""
+    """Return the bytes of a regular file; InputError when it cannot be read, is empty, or too large."""
+    if path.suffix == ".toml":
+        raise InputError(
+            f"{path}: is a description already, which audit, check and run take as it is; -o names another"
+        )
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
+        data = _regular_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(data) > MOST_BYTES:
@@ -124,6 +161,14 @@ def _bytes_of(path: Path) -> bytes:
     if not data:
         raise InputError(f"{path}: the file is empty")
     return data
+
+
+def _regular_bytes(path: Path) -> bytes:
+    """Return up to MOST_BYTES of a file, and one more; what is none is not read, since a pipe might never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file; write what it gives to one first")
+    with path.open("rb") as stream:
+        return stream.read(MOST_BYTES + 1)
 
 
 def _imported(

@@ -84,10 +84,27 @@ class Source:
     Attributes:
         trust: how far it is believed.
         says: what it says, once the bus numbers behind bridges are known.
+        only: of a source that a machine has one of, which one it is; None of others.
     """
 
     trust: Trust
     says: Callable[[Buses], Said]
+    only: Only | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Something that a machine has one of: a table of a signature, a device tree, a host.
+
+    Attributes:
+        what: what it is, for people.
+        file: what messages call it.
+        digest: of its content; what differs is of two machines.
+    """
+
+    what: str
+    file: str
+    digest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +211,9 @@ TEXTS = (
 """The kinds of text, in the order in which they are tried."""
 CONFIG_SIZES = (64, 256, 4096)
 """How many bytes of a function's configuration space there can be."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""What text begins with that a shell of Windows wrote."""
+UTF_8_MARK = b"\xef\xbb\xbf"
 FDT_MAGIC, GZIP_MAGIC = b"\xd0\x0d\xfe\xed", b"\x1f\x8b"
 
 
@@ -204,6 +224,9 @@ def file_sources(data: bytes, file: str) -> Iterator[Source | Functions]:
     if data[:4] == FDT_MAGIC:
         yield _device_tree(data, file)
         return
+    if data[:2] in UTF_16:
+        data = data.decode("utf-16", errors="replace").encode()
+    data = data.removeprefix(UTF_8_MARK)
     if len(data) in CONFIG_SIZES and not data[:4].isalnum():
         yield _config_space(data, file)
         return
@@ -218,7 +241,8 @@ def file_sources(data: bytes, file: str) -> Iterator[Source | Functions]:
 
 
 def _device_tree(data: bytes, file: str) -> Source:
-    return _source(Trust.DEVICE_TREE, devicetree_says(read_devicetree(data, file)))
+    said = devicetree_says(read_devicetree(data, file))
+    return Source(Trust.DEVICE_TREE, lambda buses: said, Only("device tree", file, zlib.crc32(data)))
 
 
 def _unpacked(data: bytes, file: str) -> bytes:
@@ -238,7 +262,7 @@ def _text_of(data: bytes) -> str | None:
     """Return the text that bytes are; None where they are none. A kernel's log may have some that are no UTF-8."""
     if b"\0" in data:
         return None
-    return data.decode("utf-8", errors="replace").removeprefix("\ufeff").replace("\r\n", "\n")
+    return data.decode("utf-8", errors="replace").replace("\r\n", "\n")
 
 
 def _config_space(data: bytes, file: str) -> Functions:
@@ -273,7 +297,7 @@ def _table(signature: str, data: bytes, file: str) -> Source:
         said.remarks.insert(0, remark)
         return said
 
-    return Source(Trust.ACPI, says)
+    return Source(Trust.ACPI, says, Only(signature, file, zlib.crc32(data)))
 
 
 # --- a host --------------------------------------------------------------------------------------------------------
@@ -286,8 +310,10 @@ def host_sources(tree: CheckedTree, tell: Tell) -> Iterator[Source | Functions]:
         found = True
         yield source
     if not found:
-        raise InputError(f"{tree.name}: has none of sys/class/iommu, {PCI}, {TABLES}, {DEVICE_TREE}, proc/cmdline")
-    yield Source(Trust.LOG, lambda buses: Said(tree.name, findings=list(tree.findings)))
+        places = f"sys/class/iommu, {PCI}, {TABLES}, {DEVICE_TREE}, proc/cmdline"
+        raise InputError(f"{tree.name}: is no host and no capture: has none of {places}; name single files one by one")
+    only = Only("host", tree.name, zlib.crc32(tree.name.encode()))
+    yield Source(Trust.LOG, lambda buses: Said(tree.name, findings=list(tree.findings)), only)
 
 
 def _host_sources(tree: CheckedTree, tell: Tell) -> Iterator[Source | Functions]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.rules import Finding, Level
 
 SHOWN = 4
 """How many findings of one rule are shown in full; the others are counted."""
@@ -24,16 +24,16 @@ def finding_lines(findings: Iterable[Finding], *, shown: int = SHOWN) -> Iterato
         for finding in group[:shown]:
             yield from _wrapped(f"{finding.rule.level.value:<9}{_line(finding.why)}")
         more = len(group) - shown
-        yield from _after(group[0].rule, more)
+        yield from _after(group[0], more)
 
 
-def _after(rule: Rule, more: int) -> Iterator[str]:
+def _after(first: Finding, more: int) -> Iterator[str]:
     """Yield what stands once under the findings of a rule."""
     if more > 0:
         yield f"{INDENT}and {more:,} more like {'this' if more == 1 else 'these'}"
-    if rule.remedy:
-        yield from _wrapped(f"{INDENT}what to do: {rule.remedy}")
-    yield f"{INDENT}[{rule.id}]"
+    if first.remedy:
+        yield from _wrapped(f"{INDENT}what to do: {first.remedy}")
+    yield f"{INDENT}[{first.rule.id}]"
 
 
 def _line(text: str) -> str:
@@ -48,7 +48,7 @@ def _wrapped(text: str) -> list[str]:
 def finding_dict(finding: Finding) -> dict[str, Any]:
     """Return a finding as a record."""
     rule = finding.rule
-    return {"level": rule.level.value, "rule": rule.id, "why": finding.why, "remedy": rule.remedy or None}
+    return {"level": rule.level.value, "rule": rule.id, "why": finding.why, "remedy": finding.remedy or None}
 
 
 def counts_text(findings: Iterable[Finding]) -> str:

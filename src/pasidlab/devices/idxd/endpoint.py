@@ -52,6 +52,7 @@ DEDICATED_BUSY = Rule(
     "the dedicated queue of {dev} belongs to process {owner}",
     Errno.EBUSY,
     source=WAS_READ,
+    remedy="use a shared queue, or another dedicated one: it belongs to one process at a time",
 )
 DEDICATED_USED = Rule(
     "idxd.dedicated-used",
@@ -73,6 +74,7 @@ COMPLETED_WITH = Rule(
     "the completion's status is not success",
     "{dev} completed the descriptor with status {status:#04x}, {name}",
     source="Intel DSA architecture specification; include/uapi/linux/idxd.h",
+    remedy="read the record's status, address and byte count; mend the descriptor or the memory",
 )
 RECORD_MISALIGNED = Rule(
     "idxd.record-misaligned",

@@ -22,6 +22,7 @@ DEDICATED_RETRY = Rule(
     "{dev} answers Retry (ZF = 1): its queue is dedicated and takes MOVDIR64B",
     Errno.EAGAIN,
     source=SPECIFICATION,
+    remedy="submit to a dedicated queue with MOVDIR64B",
 )
 QUEUE_FULL = Rule(
     "idxd.queue-full",
@@ -30,6 +31,7 @@ QUEUE_FULL = Rule(
     "{dev} answers Retry (ZF = 1): queue {wq} holds all {limit} descriptors that it has room for",
     Errno.EAGAIN,
     source=SPECIFICATION,
+    remedy="try again: the instruction says so by ZF = 1; give the queue more room or a higher threshold",
 )
 QUEUE_LIMIT = Rule(
     "idxd.queue-threshold",
@@ -38,6 +40,7 @@ QUEUE_LIMIT = Rule(
     "{dev} answers Retry (ZF = 1): queue {wq} is at its threshold of {limit} descriptors for limited portals",
     Errno.EAGAIN,
     source=SPECIFICATION,
+    remedy="try again: the instruction says so by ZF = 1; give the queue more room or a higher threshold",
 )
 QUEUE_DISABLED = Rule(
     "idxd.queue-disabled",
@@ -46,6 +49,7 @@ QUEUE_DISABLED = Rule(
     "{dev} answers Retry (ZF = 1): queue {wq} is not enabled{reason}",
     Errno.EAGAIN,
     source=SPECIFICATION,
+    remedy="accel-config enable-wq, and look why that failed if it did",
 )
 DEDICATED_NO_OWNER = Rule(
     "idxd.dedicated-disabled",

@@ -28,8 +28,12 @@ class Scmd(IntEnum):
     WQ_USER_NO_IOMMU = 0x8011_0000
 
 
-def _rule(name: str, where: str, check: str, why: str, errno: Errno) -> Rule:
-    return Rule(f"idxd.{name}", f"{where} (drivers/dma/idxd)", check, why, errno, WAS_READ)
+_LOG_OF_PROBE = "see the boot's log for 'Unable to turn on user SVA feature' and explain it; then load idxd again"
+_CONFIGURE = "set it with accel-config config-wq before enable-device"
+
+
+def _rule(name: str, where: str, check: str, why: str, errno: Errno, remedy: str) -> Rule:
+    return Rule(f"idxd.{name}", f"{where} (drivers/dma/idxd)", check, why, errno, WAS_READ, remedy)
 
 
 USER_SVA_REFUSED = Rule(
@@ -39,6 +43,7 @@ USER_SVA_REFUSED = Rule(
     "{dev}: unable to turn on user SVA feature ({why}); the driver goes on without PASIDs, for users and the kernel",
     Errno.EINVAL,
     "6.12 (read); since 6.16 nobody is asked",
+    remedy="take the cause away (`pasidlab explain --call enable_feature --machine ...` names it), and load idxd again",
 )
 SYSTEM_PASID_NONE = Rule(
     "idxd.no-kernel-number",
@@ -47,6 +52,7 @@ SYSTEM_PASID_NONE = Rule(
     "{dev} got no number for the kernel: the driver warns and goes on without",
     Errno.ENOSPC,
     source=WAS_READ,
+    remedy="nothing for programs; the kernel's own queues need a free number",
 )
 DEV_ENABLED = _rule(
     "device-enabled",
@@ -54,6 +60,7 @@ DEV_ENABLED = _rule(
     "idxd->state != IDXD_DEV_DISABLED",
     "{dev} is enabled already (cmd_status {status:#x})",
     Errno.ENXIO,
+    "accel-config disable-device first",
 )
 DEV_NOT_ENABLED = _rule(
     "device-not-enabled",
@@ -61,6 +68,7 @@ DEV_NOT_ENABLED = _rule(
     "idxd->state != IDXD_DEV_ENABLED",
     "{dev} is not enabled, so its queue {wq} cannot be (cmd_status {status:#x})",
     Errno.ENXIO,
+    "accel-config enable-device first, and look why that failed if it did",
 )
 WQ_ENABLED = _rule(
     "queue-enabled",
@@ -68,6 +76,7 @@ WQ_ENABLED = _rule(
     "wq->state != IDXD_WQ_DISABLED",
     "queue {wq} of {dev} is enabled already (cmd_status {status:#x})",
     Errno.EBUSY,
+    "accel-config disable-wq first",
 )
 WQ_NO_GRP = _rule(
     "queue-without-group",
@@ -75,6 +84,7 @@ WQ_NO_GRP = _rule(
     "!wq->group",
     "queue {wq} of {dev} is in no group (cmd_status {status:#x})",
     Errno.ENXIO,
+    _CONFIGURE,
 )
 WQ_NO_NAME = _rule(
     "queue-without-name",
@@ -82,6 +92,7 @@ WQ_NO_NAME = _rule(
     "strlen(wq->name) == 0",
     "queue {wq} of {dev} has no name (cmd_status {status:#x})",
     Errno.ENXIO,
+    _CONFIGURE,
 )
 WQ_NO_SVM = _rule(
     "shared-without-pasids",
@@ -89,6 +100,7 @@ WQ_NO_SVM = _rule(
     "wq_shared(wq) && !wq_shared_supported(wq)",
     "queue {wq} of {dev} is shared, which needs {missing} (cmd_status {status:#x})",
     Errno.ENXIO,
+    _LOG_OF_PROBE,
 )
 WQ_NO_THRESH = _rule(
     "shared-without-threshold",
@@ -97,6 +109,7 @@ WQ_NO_THRESH = _rule(
     "queue {wq} of {dev} is shared and has threshold 0, at which its limited portal takes nothing "
     "(cmd_status {status:#x})",
     Errno.ENXIO,
+    _CONFIGURE,
 )
 WQ_NO_SWQ_SUPPORT = _rule(
     "no-shared-queues",
@@ -104,6 +117,7 @@ WQ_NO_SWQ_SUPPORT = _rule(
     "wq_shared(wq) && !wq_shared_supported(wq)",
     "{dev} has no support for the shared queue {wq}, which needs {missing} (cmd_status {status:#x})",
     Errno.EINVAL,
+    _LOG_OF_PROBE,
 )
 WQ_NONE_CONFIGURED = _rule(
     "no-queue-configured",
@@ -111,6 +125,7 @@ WQ_NONE_CONFIGURED = _rule(
     "configured == 0",
     "{dev} has no queue in any group (cmd_status {status:#x})",
     Errno.EINVAL,
+    "put a queue and an engine into one group with accel-config, then enable the device",
 )
 WQ_USER_NO_IOMMU = _rule(
     "user-queue-without-sva",
@@ -118,6 +133,7 @@ WQ_USER_NO_IOMMU = _rule(
     "!device_user_pasid_enabled(idxd)",
     "queue {wq} of {dev} is for user space, which needs SVA: {missing} (cmd_status {status:#x})",
     Errno.EOPNOTSUPP,
+    _LOG_OF_PROBE,
 )
 QUEUE_NO_PASIDS = Rule(
     "idxd.queue-without-pasids",
@@ -126,6 +142,7 @@ QUEUE_NO_PASIDS = Rule(
     "{dev} refused command {command} with error {status:#x}, wq pasid enable: the queue needs {missing}",
     Errno.ENXIO,
     "the change to idxd_probe of Linux 6.16 (read); include/uapi/linux/idxd.h",
+    remedy="see why it has no PASIDs: `pasidlab explain --call enable_pasid`, then --call bind",
 )
 COMMAND_REFUSED = _rule(
     "command-refused",
@@ -133,4 +150,5 @@ COMMAND_REFUSED = _rule(
     "status != IDXD_CMDSTS_SUCCESS",
     "{dev} refused command {command} with error {status:#x}, {error}",
     Errno.ENXIO,
+    "look the code up: accel-config prints it; it is one of the device's own",
 )

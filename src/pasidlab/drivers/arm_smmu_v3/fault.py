@@ -28,6 +28,7 @@ PRI_DENIED = Rule(
     "any page request; the last of its group is answered",
     "{smmu} prints that it did not expect a page request of stream {sid:#x}, and denies it",
     source=WAS_READ,
+    remedy="let the program touch or pin its memory before it gives it to the device",
 )
 
 StallEvent = FTranslation | FAddrSize | FAccess | FPermission

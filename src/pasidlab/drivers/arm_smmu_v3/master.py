@@ -27,7 +27,7 @@ from pasidlab.hw.smmuv3.commands import CfgiCd, CfgiSte, PrefetchConfig
 from pasidlab.hw.smmuv3.structures import Cd, L1Cd, S1Fmt, Ste
 from pasidlab.linux.pci_ats import enable_pasid_at_probe, pasid_width
 from pasidlab.linux.structs import IOMMU_NO_PASID, Device
-from pasidlab.rules import WAS_READ, Refusal, Rule
+from pasidlab.rules import WAS_READ, Level, Refusal, Rule
 
 CD_BYTES = 64
 L1_DESC_BYTES = 8
@@ -62,6 +62,7 @@ TWO_LIMITS = Rule(
     "the core believes that {dev} has PASIDs below {core}, its CD table has room for those below {driver}: {cause}",
     source=WAS_READ,
     remedy="make pci_enable_pasid() succeed; with a linear CD table, do not bind more than 1,023 processes at a time",
+    level=Level.ERROR,
 )
 NO_FAULT_PATH = Rule(
     "arm-smmu-v3.no-fault-path",

@@ -22,6 +22,8 @@ FEATURE_INCONSISTENT = Rule(
     "CHECK_FEATURE_MISMATCH(a, b, ...): one unit has the feature, the other has not",
     "dmar: IOMMU feature {name} inconsistent: {first} and {second} differ; what is decided for all units goes without",
     source="6.12.117 (read)",
+    remedy="compare the units' ecap in the boot's log; look for an option of the firmware's setup and for an update,"
+    " since firmware can hide what a unit can do",
 )
 
 CAP_FEATURES = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pasidlab.platforms.acpi.header import HEADER_BYTES, AcpiHeader
-from pasidlab.platforms.acpi.iort_words import NODES, IdMapping, IortHeader, IortNodeHeader, RmrRange
-from pasidlab.platforms.acpi.viot import ViotHeader, ViotNodeHeader
+from pasidlab.platforms.acpi.iort_words import NODES, IdMapping, IortFields, IortNodeHeader, RmrRange
+from pasidlab.platforms.acpi.viot_words import ViotFields, ViotNodeHeader
 from pasidlab.words import Word
 
 
@@ -96,12 +96,12 @@ def iort(*nodes: Make, count: int | None = None, start: int = 0x30) -> bytes:
     for node in nodes:
         places.append(at)
         at += len(node.bytes([0] * len(nodes)))
-    header = IortHeader(node_count=len(nodes) if count is None else count, node_offset=start)
+    header = IortFields(node_count=len(nodes) if count is None else count, node_offset=start)
     return table("IORT", header.pack() + bytes(start - 0x30) + b"".join(node.bytes(places) for node in nodes), 6)
 
 
 def viot(*words: ViotNodeHeader, count: int | None = None) -> bytes:
     """Return a VIOT of nodes, whose lengths are set."""
     nodes = b"".join(type(word)(word, length=len(word.pack())).pack() for word in words)
-    header = ViotHeader(node_count=len(words) if count is None else count, node_offset=0x30)
+    header = ViotFields(node_count=len(words) if count is None else count, node_offset=0x30)
     return table("VIOT", header.pack() + nodes)

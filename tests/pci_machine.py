@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pasidlab.platforms.pci.config import read_config
-from pasidlab.platforms.pci.function import Function, rid_of
+from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.words import (
     AcsCapability,
     AtsCapability,
@@ -20,6 +20,7 @@ from pasidlab.platforms.pci.words import (
     PriCapability,
     SriovCapability,
 )
+from pasidlab.platforms.said import rid_of
 
 IDS = {AcsCapability: 0x0D, AtsCapability: 0x0F, SriovCapability: 0x10, PriCapability: 0x13, PasidCapability: 0x1B}
 ACS_BITS = ("source_validation", "request_redirect", "completion_redirect", "upstream_forwarding")

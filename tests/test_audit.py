@@ -263,6 +263,19 @@ def test_devices_that_are_alike_have_the_rooms_that_each_would_have_alone(spec: 
                 assert room.why == alone.next.why
 
 
+@pytest.mark.parametrize("model", ["mock", "intel-vtd", "arm-smmu-v3"])
+def test_a_reason_that_is_told_within_another_names_each_device_and_never_its_like(model: str) -> None:
+    devices = [DeviceSpec(f"pf{index}", "u", kind="pcie", pasid_bits=8, prefix_path=False) for index in range(3)]
+    devices += [DeviceSpec(f"vf{index}", "u", kind="pcie", physfn=f"pf{index}") for index in range(3)]
+    found = of([IommuSpec("u", model=model)], devices)
+    for of_device in found.rows:
+        others = {device.name for device in devices} - {of_device.device, f"pf{of_device.device[2:]}"}
+        named = set(re.findall(r"\b[pv]f\d", of_device.today.why))
+        assert of_device.today.spaces == 0
+        assert of_device.device in named
+        assert not named & others
+
+
 def test_only_the_schemes_that_are_asked_for_have_rooms() -> None:
     spec = MachineSpec(iommu=[IommuSpec("u")], device=[DeviceSpec("d", "u", pasid_bits=2)])
     found = audit(spec, [SCHEMES["v2"], SCHEMES["v2"]])
@@ -416,7 +429,7 @@ def test_findings_of_the_machines_assembly_are_told_too() -> None:
 
 def test_findings_of_an_import_keep_their_sentence_and_the_level_of_their_rule() -> None:
     told = [FindingSpec("audit.no-acs-path", "as it was told"), FindingSpec("future.rule", "nobody knows")]
-    found = of([], [], finding=told)
+    found = audit(MachineSpec(finding=told))
     assert [(finding.rule.id, finding.rule.level, finding.why) for finding in found.findings] == [
         ("audit.no-acs-path", Level.ERROR, "as it was told"),
         ("audit.imported", Level.WARNING, "nobody knows (rule future.rule)"),
@@ -430,6 +443,14 @@ def test_findings_come_the_gravest_first_and_each_once() -> None:
     levels = [order.index(finding.rule.level) for finding in found.findings]
     assert levels == sorted(levels)
     assert len({(finding.rule.id, finding.why) for finding in found.findings}) == len(found.findings)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [MachineSpec(device=[DeviceSpec("d")]), MachineSpec(iommu=[IommuSpec("u")]), MachineSpec(cmdline="quiet")],
+)
+def test_a_machine_without_any_device_with_pasids_is_told_so(spec: MachineSpec) -> None:
+    assert rules(audit(spec)) == {"audit.no-pasids"}
 
 
 def test_every_rule_of_the_audit_is_tested_here() -> None:

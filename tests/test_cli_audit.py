@@ -11,10 +11,13 @@ import pytest
 from rich.console import Console
 
 from pasidlab.audit import audit
-from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec
+from pasidlab.description import DeviceSpec, FindingSpec, IommuSpec, MachineSpec
+from pasidlab.report.audit_json import audit_records
 from pasidlab.report.audit_text import MOST_ALIKE, print_audit
+from pasidlab.report.findings import counts_text
+from pasidlab.scenario import Scenario
 
-from .conftest import Command
+from .conftest import ROOT, Command
 
 MACHINES = "docs/examples/machines"
 NPU, SERVER, SERVER_B, APU = (f"{MACHINES}/{name}.toml" for name in ("narrow_npu", "server", "server_b", "apu"))
@@ -100,7 +103,7 @@ def test_the_table_has_a_row_for_each_device(pasidlab: Command) -> None:
     assert cells(lines[4]) == ["2c000000.npu", "smmu3.0x000000002b400000", "2", "3", "firmware", "3"]
     assert cells(lines[5])[-1] == "ENOSPC"
     assert cells(lines[6])[-1] == "65,532"
-    assert "  ENOSPC: no free index of group->pasid_array in [1, max_pasids - 1] [rfc.device-full]" in lines
+    assert "  ENOSPC: the device carries 1..M, and each of them is attached [rfc.device-full]" in lines
 
 
 def test_schemes_that_do_not_agree_have_columns_of_their_own() -> None:
@@ -157,7 +160,30 @@ def test_names_from_a_file_are_not_taken_for_markup() -> None:
     assert "[red]" in text
 
 
+def test_a_narrow_terminal_has_narrow_lines() -> None:
+    text = printed(Scenario.load(ROOT / SERVER), width=80)
+    assert max(map(len, text.splitlines()[1:])) <= 80
+
+
+def test_findings_that_an_import_only_counted_count() -> None:
+    told = [FindingSpec("import.stream-taken", "first"), FindingSpec("import.stream-taken", "second", more=4_998)]
+    found = audit(MachineSpec(finding=told))
+    assert "and 4,998 more like these" in printed(MachineSpec(finding=told))
+    assert counts_text(found.findings) == "5,000 warnings"
+    assert [record.get("more") for record in audit_records(found, "m") if record["record"] == "finding"] == [
+        None,
+        4_998,
+    ]
+    assert list(audit_records(found, "m"))[-1]["findings"] == {"note": 0, "warning": 5_000, "error": 0}
+
+
+def test_a_finding_that_was_told_has_a_remedy_without_its_facts() -> None:
+    (finding,) = audit(MachineSpec(finding=[FindingSpec("enable-pasid.physfn-off", "no")])).findings
+    assert finding.remedy.startswith("see why PASID is off in the physfn;")
+
+
 def test_a_machine_without_pasids_says_so() -> None:
+    assert "[audit.no-pasids]" in printed(MachineSpec(device=[DeviceSpec("nic")]))
     assert "0 devices with PASIDs or in a group with one, 0 usable; nothing found" in printed(MachineSpec())
 
 

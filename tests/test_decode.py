@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,16 @@ from rich.console import Console
 
 from pasidlab.devices.idxd import descriptors, registers
 from pasidlab.errors import InputError
-from pasidlab.formats import FORMATS, bits_text, decode, decode_bytes, decode_words, fields_text, find_format
+from pasidlab.formats import (
+    FORMATS,
+    bits_text,
+    decode,
+    decode_bytes,
+    decode_words,
+    fields_dict,
+    fields_text,
+    find_format,
+)
 from pasidlab.hw.pagetable.descriptors import Ap, S2Ap, Shareability, Stage1Leaf, Stage2Leaf
 from pasidlab.hw.smmuv3.commands import Resume, Sync
 from pasidlab.hw.smmuv3.records import FPermission
@@ -31,6 +41,9 @@ from pasidlab.hw.vtd.structures import (
     ScalableContextEntry,
     ScalableRootEntry,
 )
+from pasidlab.platforms.acpi import dmar_words, header, iort_words, ivrs_words, rhct_words, rimt_words, viot_words
+from pasidlab.platforms.acpi.iort_words import RootComplex
+from pasidlab.platforms.pci import words
 from pasidlab.report.decode import print_decoded
 from pasidlab.words import Word
 
@@ -53,8 +66,8 @@ class TestFormats:
         vtd = {"root", "context", "pasid_dir", "pasid", "legacy_root", "legacy_context", "qi", "fault", "prq"}
         vtd |= {"second", "second_table", "iva", "iotlb"} | {o.name.lower() for o in VTD_REGISTERS}
         expected |= {f"vtd.{name}" for name in vtd} | {"x86.pte", "x86.large", "x86.table"}
-        shown = {name for name in FORMATS if not name.startswith(("pcie.", "idxd."))}
-        assert shown == expected
+        expected.add("amd.efr")
+        assert {name for name in FORMATS if name.startswith(("smmuv3.", "vmsa.", "vtd.", "x86.", "amd."))} == expected
 
     def test_every_word_of_dsa_and_iaa_has_a_format(self) -> None:
         declared = {
@@ -64,6 +77,26 @@ class TestFormats:
             if isinstance(word, type) and issubclass(word, Word) and word not in (Word, descriptors.Common)
         }
         assert {type(form.read(0)) for name, form in FORMATS.items() if name.startswith("idxd.")} == declared
+
+    @pytest.mark.parametrize(
+        ("family", "module"),
+        [
+            ("acpi", header),
+            ("iort", iort_words),
+            ("dmar", dmar_words),
+            ("ivrs", ivrs_words),
+            ("rimt", rimt_words),
+            ("rhct", rhct_words),
+            ("viot", viot_words),
+            ("pci", words),
+        ],
+    )
+    def test_every_word_of_firmware_and_of_configuration_space_has_a_format(
+        self, family: str, module: ModuleType
+    ) -> None:
+        kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Word)]
+        declared = {kind for kind in kinds if kind.__module__ == module.__name__}
+        assert {type(form.read(0)) for name, form in FORMATS.items() if name.startswith(f"{family}.")} == declared
 
     @given(st.sampled_from(sorted(FORMATS)), st.data())
     def test_any_value_decodes_and_its_fields_and_reserved_bits_make_it_up(
@@ -108,6 +141,23 @@ class TestFormats:
     def test_words_that_are_left_out_of_a_table_entry_are_zero(self, name: str) -> None:
         form = find_format(name)
         assert decode_words(form, "1").word == decode_bytes(form, "01").word == 1
+
+    def test_what_later_revisions_added_to_a_node_may_be_left_out(self) -> None:
+        older = RootComplex(ats_supported=True, pci_segment_number=2).pack()[:16]
+        decoded = decode_bytes(find_format("iort.root_complex"), older.hex())
+        assert decoded.word == RootComplex(ats_supported=True, pci_segment_number=2)
+        with pytest.raises(InputError, match=r"iort\.smmu has 44 bytes; 16 given"):
+            decode_bytes(find_format("iort.smmu"), older.hex())
+
+    def test_bytes_of_configuration_space_are_a_capability_as_lspci_prints_it(self) -> None:
+        decoded = decode_bytes(find_format("pci.pasid"), "1b 00 01 00 04 14 01 00")
+        assert fields_dict(decoded.word) == {
+            "capability_id": 0x1B,
+            "version": 1,
+            "privileged": True,
+            "max_width": 20,
+            "enable": True,
+        }
 
 
 class TestLegality:

@@ -257,7 +257,7 @@ def test_a_platform_device_is_told_with_its_numbers_stalls_and_pasids() -> None:
 def test_a_device_without_the_property_has_no_width_and_zero_is_a_width() -> None:
     said = said_of("narrow.dtb")
     dma, codec = values(endpoint(said, "810030000.dma")), values(endpoint(said, "soc:codec"))
-    assert ("pasid_bits" in dma, codec["pasid_bits"]) == (False, 0)
+    assert (dma["pasid_bits"], codec["pasid_bits"]) == (None, 0)
     assert (dma["can_stall"], dma["stream_id"]) == (False, 0x30)
 
 
@@ -300,7 +300,7 @@ def test_an_smmuv2_gives_no_stream_ids_and_an_unknown_iommu_is_a_remark() -> Non
         "iommu": "smmu.0x0000000003000000",
         "pasid_bits": 4,
     }
-    assert values(endpoint(SERVER, "6000000.isp")) == {"kind": "narrow"}
+    assert values(endpoint(SERVER, "6000000.isp")) == {"kind": "narrow", "pasid_bits": None}
     assert SERVER.remarks == ["1 of apple,t8103-dart: an IOMMU of a kind that is not known here"]
 
 

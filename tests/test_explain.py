@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, MachineSpec, ProcessSpec
 from pasidlab.drivers.traits import Mode
 from pasidlab.errors import Errno, InputError
-from pasidlab.explain import CALLS, Answer, Question, Standing, explain
+from pasidlab.explain import CALLS, PATTERNS, Answer, Question, Standing, explain
 from pasidlab.explain.errnos import is_result, read_result
+from pasidlab.explain.general import SENTENCES, sentence_of
 from pasidlab.explain.remedies import FAMILIES, remedy_of
 from pasidlab.explain.scene import MOST_KEPT, Scene
 from pasidlab.linux.profiles import PROFILES
@@ -18,6 +21,9 @@ CHECKS = [(call.id, check) for call in CALLS.values() for check in call.checks]
 NARROW = MachineSpec(
     iommu=[IommuSpec("smmu0", "arm-smmu-v3", pasid_bits=16)],
     device=[DeviceSpec("npu", "smmu0", "narrow", pasid_bits=2), DeviceSpec("gpu", "smmu0", pasid_bits=16)],
+)
+MANY = MachineSpec(
+    device=[*(DeviceSpec(f"d{number}", pasid_bits=4) for number in range(100)), DeviceSpec("without PASIDs")]
 )
 DSA = MachineSpec(iommu=[IommuSpec("dmar0", "intel-vtd")], device=[DeviceSpec("dsa0", "dmar0", "dsa", pasid_bits=20)])
 
@@ -89,6 +95,27 @@ def test_an_unknown_errno_is_bad_input(text: str) -> None:
         read_result(text)
 
 
+def test_without_facts_letters_stand_for_them() -> None:
+    assert sentence_of(RULES["bind.number-too-wide"]) == "process P has number N for life, and the device carries 1..M"
+    assert sentence_of(RULES["bind.device-without-pasids"], "npu") == "npu carries no PASID at all"
+    assert sentence_of(RULES["traps.undefined"]) == "the CPU does not have the instruction"
+
+
+TOLD = sorted({check.id for _, check in CHECKS} | {rule for pattern in PATTERNS for rule in pattern.rules})
+
+
+@pytest.mark.parametrize("rule", TOLD)
+def test_a_sentence_without_facts_is_whole(rule: str) -> None:
+    sentence = sentence_of(RULES[rule])
+    assert sentence
+    assert not re.search(r"[{}]|  | [,;:.]|[ ,;:]$", sentence)
+
+
+@pytest.mark.parametrize("rule", SENTENCES)
+def test_a_sentence_of_its_own_is_of_a_rule_that_there_is(rule: str) -> None:
+    assert rule in RULES
+
+
 def test_a_line_of_a_log_is_no_errno() -> None:
     assert not is_result("SVA bind device failed, ret -28")
 
@@ -101,7 +128,12 @@ def test_a_line_of_a_log_is_no_errno() -> None:
         (Question("bind", machine=NARROW, device="x"), r"--device 'x': no such device; known: npu, gpu"),
         (Question("bind", kernel="v5.4"), r"kernel 'v5.4': no such profile"),
         (Question("enable_wq", machine=NARROW, device="npu"), r"--call enable_wq: npu is no DSA or IAA"),
-        (Question("bind", machine=NARROW, device="npu", scheme="x"), "scheme"),
+        (Question("enable_pasid", machine=NARROW, device="npu"), r"--call enable_pasid: npu is no PCI function"),
+        (Question("bind", machine=NARROW, device="npu", scheme="x"), "scheme 'x': no such scheme"),
+        (Question("bind", scheme="x"), "scheme 'x': no such scheme"),
+        (Question("bind", machine=MachineSpec()), "--machine: has no device"),
+        (Question("bind", machine=MANY), "--device: must name one of d0, d1, d2, d3, d4, d5, d6, d7, and 92 more$"),
+        (Question("bind", machine=MANY, device="x"), "known: d0, d1, d2, d3, d4, d5, d6, d7, and 93 more$"),
     ],
 )
 def test_a_bad_question_says_what_is_allowed(question: Question, message: str) -> None:
@@ -250,7 +282,7 @@ def test_a_machine_that_has_the_cause_shows_the_check(rule: str) -> None:
     assert first.standing is Standing.SHOWN
     assert answer.ran is not None
     assert (answer.ran.rule, answer.ran.result) == (rule, result)
-    assert first.fact == answer.ran.why
+    assert (first.why, first.fact) == (answer.ran.why, "")
 
 
 def test_the_deeper_cause_of_a_refused_queue_comes_second() -> None:
@@ -284,18 +316,16 @@ STATES = {
         "bind.no-number-free",
         "bind",
         "ENOSPC",
-    ): "if other processes and drivers hold every number that the device carries: "
-    "npu carries 1..3 and none of them is free in the global space",
+    ): "if other processes and drivers hold every number that the device carries",
     (
         "bind.number-too-wide",
         "bind",
         "EOVERFLOW",
-    ): "if the process got a number before that the device cannot carry, which "
-    "it keeps for life: process caller has number 4 for life, and npu carries 1..3",
+    ): "if the process got a number before that the device cannot carry, which it keeps for life",
     ("handle-get.other-type", "bind", "EBUSY"): "if user space (iommufd) has that number of the device attached",
     ("attach.slot-taken", "bind", "EBUSY"): "if a kernel driver has that number of the device attached",
     ("attach.reset", "bind", "EBUSY"): "if a device of the group is being reset",
-    ("bind.no-memory-for-handle", "bind", "ENOMEM"): "if memory has run out: no memory for the bond of caller on npu",
+    ("bind.no-memory-for-handle", "bind", "ENOMEM"): "if memory has run out",
     ("attach.pasid-zero", "attach", "EINVAL"): "if the caller names PASID 0",
     (
         "attach.beyond-max-pasids",
@@ -313,7 +343,8 @@ def test_a_state_that_leads_to_a_check_is_shown_on_the_model(rule: str, call: st
     answer = explain(Question(call, result, NARROW, "npu"))
     cause = next(cause for cause in answer.causes if cause.rule.id == rule)
     assert cause.standing is Standing.FITS
-    assert cause.fact.startswith(STATES[rule, call, result])
+    assert cause.fact == STATES[rule, call, result]
+    assert "npu" in cause.why or "the group" in cause.why or "replacing" in cause.why
 
 
 def test_a_call_that_succeeds_on_the_model_is_said_to() -> None:
@@ -360,7 +391,7 @@ def test_lam_keeps_an_x86_process_from_binding_and_is_kept_by_it() -> None:
 def test_enqcmd_dies_without_a_bind_in_a_fork_and_after_exec() -> None:
     answer = explain(Question("enqcmd", "SIGSEGV", DSA))
     assert ids(answer)[:3] == ["traps.gp-no-number", "traps.gp-no-number", "traps.gp-already-activated"]
-    assert [cause.fact.split(":")[0] for cause in answer.causes[:3]] == [
+    assert [cause.fact for cause in answer.causes[:3]] == [
         "if the process has bound no device",
         "if the process is a child of the one that bound, and a fork inherits no number",
         "if the task used ENQCMD, called exec, and bound again",
@@ -377,7 +408,7 @@ def test_a_narrow_sibling_refuses_once_the_low_numbers_are_held() -> None:
     pair = (DeviceSpec("gpu", "smmu0", group="g", pasid_bits=4), DeviceSpec("nic", "smmu0", group="g", pasid_bits=2))
     answer = explain(Question("bind", "EINVAL", smmu(*pair), "gpu"))
     assert ids(answer)[0] == "attach.beyond-max-pasids"
-    assert "nic, in the group of gpu, carries 1..3: 4 does not fit" in answer.causes[0].fact
+    assert answer.causes[0].why == "nic, in the group of gpu, carries 1..3: 4 does not fit"
 
 
 # --- designs, drivers in between -----------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pasidlab.devices.idxd.refusals import Scmd
 from pasidlab.devices.idxd.registers import Swerr
 from pasidlab.hw.vtd.features import Features
+from pasidlab.platforms.amd import Efr
 from pasidlab.platforms.host.dsa import accelerators, command_meaning, dsa_says
-from pasidlab.platforms.host.iommus import first_features, iommus_say, rid_of
+from pasidlab.platforms.host.iommus import first_features, iommus_say
 from pasidlab.platforms.host.trees import HostTree
 from pasidlab.platforms.host.uacce import uacce_devices, uacce_says
-from pasidlab.platforms.registers_say import Efr
 from pasidlab.platforms.said import Endpoint, Iommu, Rid, Said
 from tests.dict_tree import DictTree, Link
 
@@ -104,22 +104,24 @@ def test_a_unit_of_which_nothing_can_be_read_is_still_named() -> None:
 
 # --- AMD -----------------------------------------------------------------------------------------------------------
 
+SVA = Efr(pprsup=True, gtsup=True, glxsup=1, pasmax=15, giosup=True, ephsup=True)
+
 
 def amd(text: str) -> dict[str, object]:
     return values(say({f"{CLASS}/ivhd0/amd-iommu/features": text}).iommus[0])
 
 
 def test_amds_features_tell_pasids_and_sva() -> None:
-    efr = Efr(pprsup=True, gtsup=True, pasmax=15, glxsup=1)
-    assert amd(f"{efr:x}\n") == {"pasid_bits": 16, "sva": True}
+    assert amd(f"{SVA:x}\n") == {"pasid_bits": 16, "max_pasids": 65535, "sva": True}
 
 
 def test_without_guest_translation_there_are_no_pasids() -> None:
-    assert amd(f"{Efr(pprsup=True, pasmax=15):x}") == {"pasid_bits": 0, "sva": False}
+    assert amd(f"{SVA.replace(gtsup=0):x}") == {"pasid_bits": 0, "sva": False}
 
 
-def test_without_page_requests_there_is_no_sva() -> None:
-    assert amd(f"{Efr(gtsup=True, pasmax=15):x}") == {"pasid_bits": 16, "sva": False}
+@pytest.mark.parametrize("field", ["pprsup", "giosup", "ephsup"])
+def test_without_what_linux_asks_for_there_is_no_sva(field: str) -> None:
+    assert amd(f"{SVA.replace(**{field: 0}):x}") == {"pasid_bits": 16, "max_pasids": 65535, "sva": False}
 
 
 @pytest.mark.parametrize("order", ["{first:x}:{second:x}", "{second:x}:{first:x}"])
@@ -149,12 +151,20 @@ def test_amds_features_that_are_none_are_a_finding() -> None:
         ("smmu.0x0000000003000000", "arm-smmu", 0x3000000),
         ("riscv-iommu@1bccd000.iommu", "riscv", 0x1BCCD000),
         ("riscv-iommu@0000:00:01.0", "riscv", None),
-        ("virtio0", "virtio-iommu", None),
     ],
 )
 def test_an_iommu_is_known_by_its_name(name: str, kind: str, base: int | None) -> None:
     said = say({f"{CLASS}/{name}/uevent": ""})
     assert [(one.name, one.kind, one.base) for one in said.iommus] == [(name, kind, base)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rid", "base"), [("0000:00:01.0", Rid(0, 8), None), ("a003e00.virtio_mmio", None, 0xA003E00)]
+)
+def test_a_virtio_iommu_is_known_by_where_its_link_leads(name: str, rid: Rid | None, base: int | None) -> None:
+    said = say({f"{CLASS}/{name}": Link(f"../../devices/pci0000:00/{name}/virtio0/iommu/{name}")})
+    assert [(one.name, one.kind, one.rid, one.base) for one in said.iommus] == [(name, "virtio-iommu", rid, base)]
+    assert values(said.iommus[0]) == {"pasid_bits": 0, "sva": False}
 
 
 def test_an_iommu_that_is_not_known_is_a_remark() -> None:
@@ -213,20 +223,6 @@ def test_platform_devices_have_the_node_of_the_device_tree_or_of_acpi() -> None:
     files[f"{PLATFORM}/serial8250/uevent"] = ""
     seen = [(one.name, one.bus, one.node) for one in say(files).endpoints]
     assert seen == [("810010000.npu", "platform", "/soc/npu@10000"), ("HISI0001:00", "platform", "\\_SB_.NPU0")]
-
-
-@pytest.mark.parametrize(
-    ("name", "rid"),
-    [
-        ("0000:6a:01.0", Rid(0, 0x6A08)),
-        ("10000:e1:1f.7", Rid(0x10000, 0xE1FF)),
-        ("0000:6a:21.0", None),
-        ("0000:6a:01.8", None),
-        ("dsa0", None),
-    ],
-)
-def test_names_of_functions_are_requester_ids(name: str, rid: Rid | None) -> None:
-    assert rid_of(name) == rid
 
 
 def test_a_real_directory_with_links_is_read_alike(tmp_path: Path) -> None:

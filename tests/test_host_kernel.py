@@ -117,6 +117,44 @@ def test_words_that_keep_pasids_from_working_are_findings(
 
 
 @pytest.mark.parametrize(
+    ("cmdline", "expected", "undriven"),
+    [
+        ("intel_iommu=off", ["kernel.iommu-off"], {"intel-vtd"}),
+        ("iommu=off", ["kernel.iommu-off"], {"intel-vtd", "amd-vi"}),
+        ("amd_iommu=off", ["kernel.iommu-unused"], {"intel-vtd"}),
+        ("intel_iommu=on", ["kernel.iommu-unused"], {"intel-vtd"}),
+    ],
+)
+def test_a_kernel_that_shows_none_of_firmwares_iommus_drives_none_whoever_made_the_cpus(
+    tmp_path: Path, cmdline: str, expected: list[str], undriven: set[str]
+) -> None:
+    write(tmp_path, "proc/sys/kernel/osrelease", "7.3.4\n")
+    write(tmp_path, "proc/cmdline", cmdline)
+    write(tmp_path, "proc/cpuinfo", "vendor_id : AuthenticAMD\nflags : lm\n")
+    write(tmp_path, "sys/firmware/acpi/tables/DMAR", "a table")
+    write(tmp_path, "sys/bus/pci/devices/0000:00:01.0/vendor", "0x8086\n")
+    said = kernel_says(HostTree(tmp_path))
+    assert rules(said) == expected
+    assert said.undriven == undriven
+
+
+def test_what_words_turn_off_is_not_used_whatever_the_hardware_has(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cmdline", "intel_iommu=on,sm_off pci=noats")
+    write(tmp_path, "proc/cpuinfo", "vendor_id : GenuineIntel\nflags : lm\n")
+    unused = kernel_says(HostTree(tmp_path)).unused
+    assert {kind: {key: known.value for key, known in keys.items()} for kind, keys in unused.items()} == {
+        "intel-vtd": {"scalable": False, "ats": False, "pri": False},
+        "arm-smmu-v3": {"ats": False, "pri": False},
+    }
+    assert unused["intel-vtd"]["scalable"].origin == "proc/cmdline, intel_iommu=on,sm_off"
+
+
+def test_an_smmus_line_of_a_kernel_that_does_not_print_the_input_size_is_read() -> None:
+    log = read_dmesg("[    1.0] arm-smmu-v3 arm-smmu-v3.0.auto: oas 44-bit (features 0x01008305)\n", "log")
+    assert [(one.ias, one.oas, one.features) for one in log.smmus] == [(None, 44, 0x1008305)]
+
+
+@pytest.mark.parametrize(
     ("release", "refuses"),
     [
         ("6.12.63", False),

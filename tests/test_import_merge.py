@@ -38,6 +38,21 @@ def device(merged: Merged, name: str, *, every: bool = False) -> dict[str, Any]:
     return next(one for one in devices if one["name"] == name)
 
 
+def test_a_device_is_behind_no_iommu_that_the_kernel_does_not_drive() -> None:
+    firmware = said("DMAR", iommus=[iommu("dmar0", UNIT)], rid_maps=[RidMap(0, 0, 0xFFFF, "dmar0", "DMAR")])
+    for off, known in ((set(), True), ({UNIT}, False)):
+        functions = said("pci", endpoints=[function(8)])
+        merged = merge([said("proc", undriven=off), functions, firmware])
+        assert ("iommu" in merged.endpoints["0000:00:01.0"].keys) is known
+        assert merged.findings == []
+
+
+def test_iommus_that_are_one_pci_function_are_one_and_the_first_name_stays() -> None:
+    sysfs, firmware = iommu("0000:00:01.0", "virtio-iommu"), iommu("virtio-iommu0", "virtio-iommu")
+    sysfs.rid = firmware.rid = Rid(0, 8)
+    assert list(merge([said("sysfs", iommus=[sysfs]), said("VIOT", iommus=[firmware])]).iommus) == ["0000:00:01.0"]
+
+
 class TestIommus:
     def test_with_the_same_registers_are_one_and_the_first_name_stays(self) -> None:
         merged = merge(
@@ -224,6 +239,13 @@ class TestMachine:
             [said("x", iommus=[iommu("dmar0", UNIT)], endpoints=[function(0x6A08, iommu="dmar0", pasid_bits=8)])]
         )
         assert device(merged, "0000:6a:01.0")["source_id"] == "6a:01.0"
+
+    def test_a_source_identifier_has_no_segment_however_long_that_is(self) -> None:
+        rid = Rid(0x10000, 0xE100)
+        keys = {"pasid_bits": Known(20, "config"), "iommu": Known("dmar0", "sysfs")}
+        behind_vmd = Endpoint(str(rid), "pci", "config", rid, keys=keys)
+        merged = merge([said("sysfs", iommus=[iommu("dmar0", UNIT, 0x1000)], endpoints=[behind_vmd])])
+        assert device(merged, "10000:e1:00.0")["source_id"] == "e1:00.0"
 
     def test_names_become_ones_that_a_description_takes_and_stay_different(self) -> None:
         long = "x" * 80

@@ -21,7 +21,7 @@ from pasidlab.platforms.acpi.iort_words import (
     ROOT_COMPLEX,
     SMMU,
     SMMUV3,
-    IortHeader,
+    IortFields,
     IortNodeHeader,
     ItsGroup,
     Iwb,
@@ -631,7 +631,7 @@ def test_no_mutation_of_a_table_raises_anything_but_an_input_error(nodes: list[M
 @given(st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_no_bytes_after_the_headers_raise_anything(junk: bytes) -> None:
-    header = IortHeader(node_count=0xFFFF_FFFF, node_offset=0x30)
+    header = IortFields(node_count=0xFFFF_FFFF, node_offset=0x30)
     iort_says(read_iort(raw_table("IORT", header.pack() + junk)))
 
 
@@ -642,7 +642,7 @@ def test_the_largest_table_of_circles_ends() -> None:
     for number in range(count):
         target = 0x30 + 56 * ((number + 1) % count)
         body += node + b"\0\0\0\0\xff\xff\0\0\0\0\0\0" + target.to_bytes(4, "little") + bytes(4)
-    header = IortHeader(node_count=count, node_offset=0x30)
+    header = IortFields(node_count=count, node_offset=0x30)
     said = iort_says(read_iort(raw_table("IORT", header.pack() + bytes(body))))
     assert ids(said).count("iort.loop") == 1
 
@@ -652,6 +652,6 @@ def test_the_largest_table_of_smmus_says_each_once() -> None:
     node = IortNodeHeader(type=SMMUV3, revision=4, length=68)
     bases = (Smmuv3(base_address=(number % 3000) << 16) for number in range(count))
     body = b"".join(node.pack() + word.pack() for word in bases)
-    said = iort_says(read_iort(raw_table("IORT", IortHeader(node_count=count, node_offset=0x30).pack() + body)))
+    said = iort_says(read_iort(raw_table("IORT", IortFields(node_count=count, node_offset=0x30).pack() + body)))
     assert len(said.iommus) == 3000
     assert ids(said).count("iort.duplicate-base") == count - 3000

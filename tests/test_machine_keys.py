@@ -338,7 +338,7 @@ def test_run_says_what_a_machine_is_what_was_found_and_what_to_do_next(
     assert done.out.splitlines() == [
         "A server  (kernel v7.3)",
         "1 mock, 1 amd-vi, with the devices behind each: dmar0 (2), ivhd0 (0); behind none: 1",
-        "3 devices, 2 of them with PASIDs: npu0, npu1, lone",
+        "3 devices (npu0, npu1, lone), 2 of them with PASIDs",
         "finding: dmar1: no source says ECAP [import.width-assumed]",
         "finding: the devices of group g have different max_pasids (npu0 16, npu1 8): a number must fit each of them "
         "[group.mixed-width]",
@@ -356,7 +356,7 @@ def test_run_as_json_gives_one_summary(pasidlab: Command, scenario_file: Callabl
 
 def test_a_machine_without_anything_is_a_machine(pasidlab: Command, scenario_file: Callable[[str], Path]) -> None:
     lines = pasidlab("run", scenario_file('about = "nothing"\n')).out.splitlines()
-    assert lines[:3] == ["machine  (kernel v7.3)", "no IOMMU", "0 devices, 0 of them with PASIDs: none"]
+    assert lines[:3] == ["machine  (kernel v7.3)", "no IOMMU", "0 devices, 0 of them with PASIDs"]
 
 
 def test_what_an_import_found_is_told_with_steps_too(scenario_file: Callable[[str], Path]) -> None:
@@ -372,4 +372,4 @@ def test_a_machine_of_many_devices_is_told_in_two_lines(
     lines = pasidlab("run", scenario_file(iommus + many)).out.splitlines()
     assert lines[1].startswith("20 mock, with the devices behind each: i0 (2,000), i1 (0)")
     assert lines[1].endswith("i7 (0), and 12 more")
-    assert lines[2] == "2,000 devices, 2,000 of them with PASIDs: d0, d1, d2, d3, d4, d5, d6, d7, and 1992 more"
+    assert lines[2] == "2,000 devices (d0, d1, d2, d3, d4, d5, d6, d7, and 1992 more), 2,000 of them with PASIDs"

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from pasidlab.errors import InputError
 from pasidlab.platforms.pci.config import ConfigSpace, Header, Listed, joined, read_config
-from pasidlab.platforms.pci.function import rid_of
 from pasidlab.platforms.pci.words import (
     CONFIG_BYTES,
     AcsCapability,
@@ -21,7 +20,7 @@ from pasidlab.platforms.pci.words import (
     PriCapability,
     SriovCapability,
 )
-from pasidlab.platforms.said import Rid
+from pasidlab.platforms.said import rid_of
 from tests.pci_machine import acs, ats, bridge, config, endpoint, pasid, pri, put, sriov
 
 CAPABILITIES = (ExpressCapability, AcsCapability, AtsCapability, PriCapability, PasidCapability, SriovCapability)
@@ -275,10 +274,3 @@ def check_bounded(data: bytes) -> None:
         assert space.has(kind) in (True, False, None)
         assert (space.get(kind) is None) or space.has(kind) is True
     assert all(finding.why for finding in space.findings)
-
-
-def test_addresses_are_those_that_linux_prints() -> None:
-    assert rid_of("6a:01.0") == Rid(0, 0x6A08)
-    assert rid_of("10000:e1:1f.7") == Rid(0x10000, 0xE1FF)
-    assert rid_of("6a:21.0") is None
-    assert rid_of("pci0000:00") is None

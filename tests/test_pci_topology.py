@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pasidlab.platforms.pci.function import Function, rid_of
+from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.lspci import read_lspci
 from pasidlab.platforms.pci.says import functions_say
 from pasidlab.platforms.pci.sysfs import functions as functions_of
-from pasidlab.platforms.pci.sysfs import pci_says
 from pasidlab.platforms.pci.topology import Path as Way
 from pasidlab.platforms.pci.topology import Topology
 from pasidlab.platforms.pci.words import PortType
-from pasidlab.platforms.said import Endpoint, Rid, Said
+from pasidlab.platforms.said import Endpoint, Rid, Said, rid_of
 from tests.pci_machine import MADE, acs, ats, bridge, config, endpoint, function, functions, pasid, pri, sriov
 
 DATA = Path(__file__).parent / "data/platforms/pci"
@@ -510,7 +509,7 @@ def test_sysfs_says_what_functions_are_and_where() -> None:
     assert (pf.parent, pf.at_root, pf.driver, pf.group) == (rid("00:01.0"), False, "hisi_zip", "2")
     assert (vf.physfn, vf.vendor_id, vf.device_id) == (rid("01:00.0"), 0x19E5, 0xA251)
     assert vf.config.header.class_code == 0x120000
-    said = pci_says(host())
+    said = functions_say(functions_of(host()), "sys/bus/pci/devices")
     endpoints = {one.name: one for one in said.endpoints}
     assert value(endpoints["0000:01:00.1"], "physfn") == "0000:01:00.0"
     assert endpoints["0000:01:00.1"].keys["physfn"].origin == "sys/bus/pci/devices/0000:01:00.1, physfn"
@@ -535,7 +534,7 @@ def test_a_capture_without_the_links_targets_is_read_at_the_links() -> None:
 def test_64_bytes_in_sysfs_still_tell_what_a_function_is() -> None:
     tree = host()
     tree.files = {path: data[:64] for path, data in tree.files.items()}
-    said = pci_says(tree)
+    said = functions_say(functions_of(tree), "sys/bus/pci/devices")
     assert [value(one, "kind") for one in said.endpoints] == [None, "pcie", "pcie"]
     (finding,) = said.findings
     assert finding.rule.id == "pci.unreadable"
@@ -544,7 +543,7 @@ def test_64_bytes_in_sysfs_still_tell_what_a_function_is() -> None:
 def test_256_bytes_in_sysfs_are_the_kernels_limit() -> None:
     tree = host()
     tree.files = {path: data[:256] for path, data in tree.files.items()}
-    (finding,) = pci_says(tree).findings
+    (finding,) = functions_say(functions_of(tree), "sys/bus/pci/devices").findings
     assert finding.why == (
         "sys/bus/pci/devices: of 3 of 3 functions the capabilities are not all known; the first is 0000:00:01.0: "
         "256 bytes were read, which is all where the kernel has no access to more"
@@ -567,7 +566,7 @@ def test_links_that_go_round_are_walked_once() -> None:
     tree = Files()
     for name, above in (("0000:01:00.0", "0000:02:00.0"), ("0000:02:00.0", "0000:01:00.0")):
         tree.add(f"sys/devices/pci0000:00/{above}", name, DEVICE)
-    said = pci_says(tree)
+    said = functions_say(functions_of(tree), "sys/bus/pci/devices")
     assert len(said.endpoints) == 2
 
 

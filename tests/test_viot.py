@@ -9,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pasidlab.errors import InputError
-from pasidlab.platforms.acpi.viot import (
+from pasidlab.platforms.acpi.viot import MOST_BYTES, MOST_MAPS, Viot, read_viot, viot_says
+from pasidlab.platforms.acpi.viot_words import (
     MMIO,
-    MOST_BYTES,
-    MOST_MAPS,
     PCI_RANGE,
     VIRTIO_MMIO,
     VIRTIO_PCI,
     MmioEndpoint,
     PciRange,
-    Viot,
-    ViotHeader,
+    ViotFields,
     ViotNodeHeader,
     VirtioIommuMmio,
     VirtioIommuPci,
-    read_viot,
-    viot_says,
 )
 from pasidlab.platforms.said import Said
 from tests.acpi_tables import summed, viot
@@ -152,7 +148,7 @@ def test_a_node_count_that_lies_is_found() -> None:
 
 
 def test_a_first_node_outside_of_the_table_is_found() -> None:
-    table = read_viot(raw_table("VIOT", ViotHeader(node_count=1, node_offset=0x2F).pack()), "t")
+    table = read_viot(raw_table("VIOT", ViotFields(node_count=1, node_offset=0x2F).pack()), "t")
     assert whys(table) == ["t: the first node is said to be at 0x2f; allowed are 0x30 to 0x30; no node is read"]
 
 

@@ -7,8 +7,9 @@ succeeds for a reason worth telling reports its rule as an event.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -25,6 +26,7 @@ MODEL = "pasidlab's own"
 """Source of what the model adds around the kernel: devices, scenarios, policies."""
 
 
+_FACT = re.compile(r"\{(\w+)[^}]*\}")
 MOST_LISTED = 8
 """How many holders a sentence lists by name."""
 
@@ -36,12 +38,21 @@ def listing(first: Iterable[str], total: int) -> str:
     return f"{text}, and {more} more" if more > 0 else text
 
 
+def counted(number: int, what: str) -> str:
+    """Count things that have a plural with s: 1 device, 2 devices."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class Level(StrEnum):
     """How much a finding weighs: a note tells, a warning limits, an error keeps something from working."""
 
     NOTE = "note"
     WARNING = "warning"
     ERROR = "error"
+
+
+GRAVEST_FIRST = (Level.ERROR, Level.WARNING, Level.NOTE)
+"""The levels in the order in which findings are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,11 @@ class Rule:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rule:
         return self
+
+
+def filled(text: str, known: Mapping[str, str]) -> str:
+    """Return a sentence of a rule where only some facts are known; `the unit` stands for an unknown {unit}."""
+    return _FACT.sub(lambda fact: known.get(fact[1], f"the {fact[1]}"), text)
 
 
 def rule_by_id(rule_id: str) -> Rule:
@@ -195,3 +211,8 @@ class Finding(Verdict):
     def result(self) -> str:
         """Always the word "finding"."""
         return "finding"
+
+    @property
+    def more(self) -> int:
+        """How many more findings of the rule there are, which are only counted."""
+        return 0

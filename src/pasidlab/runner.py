@@ -19,7 +19,7 @@ from pasidlab.errors import InputError
 from pasidlab.linux.profiles import profile
 from pasidlab.machine import Machine
 from pasidlab.outcome import Outcome
-from pasidlab.rules import MOST_LISTED, RULES, Finding, listing
+from pasidlab.rules import MOST_LISTED, RULES, Finding, counted, listing
 from pasidlab.scenario import Scenario, Step, perform
 from pasidlab.schemes import SCHEMES, Options, Scheme, find_schemes
 
@@ -196,13 +196,14 @@ def machine_lines(spec: MachineSpec) -> tuple[str, ...]:
     models = Counter(iommu.model if iommu.ops is Mode.USUAL else iommu.ops.value for iommu in spec.iommu)
     iommus = ", ".join(f"{count:,} {model}" for model, count in models.items()) or "no IOMMU"
     behind = Counter(device.iommu for device in spec.device)
-    names = (f"{iommu.name} ({behind[iommu.name]:,})" for iommu in spec.iommu[:MOST_LISTED])
-    where = listing(names, len(spec.iommu)) if spec.iommu else ""
+    units = (f"{iommu.name} ({behind[iommu.name]:,})" for iommu in spec.iommu[:MOST_LISTED])
+    where = listing(units, len(spec.iommu)) if spec.iommu else ""
     alone = f"; behind none: {behind[None]:,}" if behind[None] else ""
-    pasids = sum(device.pasid_bits is not None or device.physfn is not None for device in spec.device)
+    pasids = sum(bool(device.pasid_bits) or device.physfn is not None for device in spec.device)
     first = f"{iommus}" + (f", with the devices behind each: {where}" if where else "")
-    devices = listing((device.name for device in spec.device[:MOST_LISTED]), len(spec.device)) or "none"
-    return f"{first}{alone}", f"{len(spec.device):,} devices, {pasids:,} of them with PASIDs: {devices}"
+    names = listing((device.name for device in spec.device[:MOST_LISTED]), len(spec.device))
+    devices = f"{counted(len(spec.device), 'device')}{f' ({names})' if names else ''}"
+    return f"{first}{alone}", f"{devices}, {pasids:,} of them with PASIDs"
 
 
 def settings_of(spec: MachineSpec) -> dict[str, Any]:

@@ -52,8 +52,12 @@ def _line(key: str, value: Any) -> str:
     """Return a key with its value, and the comment of one that has one."""
     if not isinstance(value, Commented):
         return f"{_key(key)} = {_value(value)}"
-    comment = "".join(char if char.isprintable() else "?" for char in value.comment)
-    return f"{f'{_key(key)} = {_value(value.value)}':<{COMMENT_COLUMN}}  # {comment}"
+    return f"{f'{_key(key)} = {_value(value.value)}':<{COMMENT_COLUMN}}  # {one_line(value.comment)}"
+
+
+def one_line(text: str) -> str:
+    """Return text that may come from a file as one line that controls no terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _key(key: str) -> str:

@@ -41,8 +41,3 @@ def names(items: Iterable[str]) -> str:
     """List names for a sentence; many are counted."""
     every = list(items)
     return listing(every[:MOST_LISTED], len(every))
-
-
-def bits_text(bits: int) -> str:
-    """Say how many bits."""
-    return "1 bit" if bits == 1 else f"{bits} bits"

@@ -11,7 +11,7 @@ from importlib import import_module
 from pasidlab.audit import of_hardware, of_kernel
 from pasidlab.audit.case import Case
 from pasidlab.description import FindingSpec
-from pasidlab.rules import RULES, Finding, Level, Rule
+from pasidlab.rules import GRAVEST_FIRST, RULES, Finding, Rule, filled
 
 IMPORTED = Rule(
     "audit.imported",
@@ -34,6 +34,18 @@ class Told(Finding):
         assert isinstance(told, str)
         return told
 
+    @property
+    def remedy(self) -> str:
+        """What people can do about it, as far as that can be said without the facts, which were not written down."""
+        return filled(self.rule.remedy, {"dev": "the device"})
+
+    @property
+    def more(self) -> int:
+        """How many more the import only counted."""
+        more = self.facts["more"]
+        assert isinstance(more, int)
+        return more
+
 
 def told(finding: FindingSpec) -> Finding:
     """Return a finding of an import; the readers, which declare their rules, are loaded if it is one of theirs."""
@@ -42,7 +54,7 @@ def told(finding: FindingSpec) -> Finding:
     rule = RULES.get(finding.rule)
     if rule is None:
         return IMPORTED.finding(rule=finding.rule, why=finding.why)
-    return Told(rule, {"why": finding.why})
+    return Told(rule, {"why": finding.why, "more": finding.more})
 
 
 def findings_of(case: Case) -> list[Finding]:
@@ -50,10 +62,7 @@ def findings_of(case: Case) -> list[Finding]:
     found: dict[tuple[str, str], Finding] = {}
     for finding in _all(case):
         found.setdefault((finding.rule.id, finding.why), finding)
-    return sorted(found.values(), key=lambda finding: _GRAVEST.index(finding.rule.level))
-
-
-_GRAVEST = (Level.ERROR, Level.WARNING, Level.NOTE)
+    return sorted(found.values(), key=lambda finding: GRAVEST_FIRST.index(finding.rule.level))
 
 
 def _all(case: Case) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pasidlab.audit.capacity import Fit, driver_bound
+from pasidlab.description.unknown import Unknown
 from pasidlab.linux.iommu import own_max_pasids, pasid_range
 from pasidlab.linux.structs import Device
 from pasidlab.machine import Machine
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     IOMMU = "IOMMU"
     LINEAR_TABLE = "linear table"
     GROUP = "group"
+    UNKNOWN = "not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def _own(dev: Device) -> Limit:
     whose = "its PASID capability" if dev.physfn is None else f"the PASID capability of {function.name}"
     if function.pci_pasid_width is None:
         return Limit(Kind.DEVICE, below, f"{'it' if dev.physfn is None else function.name} has no PASID capability")
-    return Limit(Kind.DEVICE, below, f"{whose} says {_bits(function.pci_pasid_width)}")
+    return Limit(Kind.DEVICE, below, f"{whose} says {bits_text(function.pci_pasid_width)}")
 
 
 def _iommu(dev: Device) -> Limit:
@@ -94,6 +96,18 @@ def _driver(machine: Machine, dev: Device) -> list[Limit]:
     return [Limit(Kind.IOMMU, bound, f"directories of PASIDs are made for the narrowest unit: numbers below {bound:,}")]
 
 
+def doubted(limit: Limit, dev: Device, narrowest: Device | None, unknown: Unknown) -> Limit:
+    """Return a limit; where it follows from what an import could not find out, that this is not known."""
+    why = ""
+    if limit.kind is Kind.NO_IOMMU:
+        why = unknown.iommu(dev.name)
+    elif limit.kind is Kind.GROUP and narrowest is not None:
+        why = unknown.pasids.get((narrowest.physfn or narrowest).name, "")
+    elif limit.kind in (Kind.DEVICE, Kind.FIRMWARE, Kind.PASID_OFF):
+        why = unknown.pasids.get((dev.physfn or dev).name, "")
+    return Limit(Kind.UNKNOWN, limit.below, why) if why else limit
+
+
 def narrowest_member(dev: Device) -> Device | None:
     """Return the member that bounds a device's group; one without PASIDs is passed over where the kernel does so."""
     skipped = dev.kernel.profile.skip_members_without_pasids
@@ -109,7 +123,8 @@ def _group(dev: Device, narrowest: Device | None) -> list[Limit]:
     return [Limit(Kind.GROUP, narrowest.max_pasids, fact)]
 
 
-def _bits(bits: int) -> str:
+def bits_text(bits: int) -> str:
+    """Say how many bits."""
     return "1 bit" if bits == 1 else f"{bits} bits"
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pasidlab.audit.case import Case, Check, bits_text, names
-from pasidlab.audit.limits import Kind
+from pasidlab.audit.case import Case, Check, names
+from pasidlab.audit.limits import Kind, bits_text
 from pasidlab.audit.rows import Row
 from pasidlab.description import ARM_SMMU_V3, INTEL_VTD, IommuSpec
 from pasidlab.drivers.arm_smmu_v3.master import CTXDESC_LINEAR_BITS
 from pasidlab.drivers.intel.svm import SVM_NO_5_LEVEL
+from pasidlab.linux.pci_ats import PASID_NO_ACS, PASID_NO_PREFIX_PATH
 from pasidlab.rules import WAS_READ, Finding, Level, Rule
 
 NO_IOMMU = Rule(
@@ -32,8 +33,7 @@ NO_PREFIX_PATH = Rule(
     "!pdev->eetlp_prefix_max && !pdev->pasid_no_tlp (6.12: eetlp_prefix_path)",
     "PASIDs cannot travel between {devices} and the root: a port on the way has no end-to-end TLP prefixes",
     source=WAS_READ,
-    remedy="look for EETLPPrefix+ in DevCap2 of each port above the device (lspci -vvv), and use a slot where all have "
-    "it; a virtual machine monitor has to offer it in its ports",
+    remedy=PASID_NO_PREFIX_PATH.remedy,
     level=Level.ERROR,
 )
 NO_ACS_PATH = Rule(
@@ -42,7 +42,7 @@ NO_ACS_PATH = Rule(
     "!pci_acs_path_enabled(pdev, NULL, PCI_ACS_RR | PCI_ACS_UF)",
     "PASID stays off in {devices}: a port on the way to the root does not redirect requests upstream (ACS)",
     source=WAS_READ,
-    remedy="switch ACS on in the firmware's setup, or use a slot below ports with ReqRedir+ and UpstreamFwd+ in ACSCtl",
+    remedy=PASID_NO_ACS.remedy,
     level=Level.ERROR,
 )
 REFUSED = Rule(
@@ -154,20 +154,28 @@ def _of(rows: list[Row]) -> str:
 
 def no_iommu(case: Case) -> Iterator[Finding]:
     """Devices with PASIDs behind no IOMMU."""
-    alone = [row for row in case.carrying if row.iommu is None]
+    alone = [row for row in case.carrying if row.iommu is None and row.limit.kind is not Kind.UNKNOWN]
     if alone:
         yield NO_IOMMU.finding(devices=_of(alone))
 
 
+_PATHS = (
+    (Kind.PREFIX_PATH, NO_PREFIX_PATH, "pci.no-tlp-prefix-path"),
+    (Kind.ACS_PATH, NO_ACS_PATH, "pci.no-acs-path"),
+)
+"""Limits of a path, the rule that tells of each, and the rule by which an import does."""
+
+
 def paths(case: Case) -> Iterator[Finding]:
-    """Paths to the root that PASIDs cannot take."""
-    for kind, rule in ((Kind.PREFIX_PATH, NO_PREFIX_PATH), (Kind.ACS_PATH, NO_ACS_PATH)):
+    """Paths to the root that PASIDs cannot take, unless an import has told already which port is to blame."""
+    imported = {one.rule for one in case.spec.finding}
+    for kind, rule, told in _PATHS:
         blocked = [row for row in case.carrying if row.limit.kind is kind]
-        if blocked:
+        if blocked and told not in imported:
             yield rule.finding(devices=_of(blocked))
 
 
-_TOLD_ELSEWHERE = frozenset({Kind.NO_IOMMU, Kind.PREFIX_PATH, Kind.ACS_PATH, Kind.KERNEL, Kind.GROUP})
+_TOLD_ELSEWHERE = frozenset({Kind.NO_IOMMU, Kind.PREFIX_PATH, Kind.ACS_PATH, Kind.KERNEL, Kind.GROUP, Kind.UNKNOWN})
 """Where a limit is that a finding of its own tells of."""
 
 
@@ -205,7 +213,7 @@ def groups(case: Case) -> Iterator[Finding]:
             by_group.setdefault(row.group, []).append(row)
     for group, rows in by_group.items():
         blocked = [row for row in rows if row.own and row.limit.kind is Kind.GROUP and row.limit.below <= 1]
-        without = [row for row in rows if row.bits is None]
+        without = [row for row in rows if row.bits is None and row.limit.kind is not Kind.UNKNOWN]
         if blocked:
             yield GROUP_BLOCKED.finding(group=group, devices=_of(blocked), fact=blocked[0].limit.fact)
         elif without:
@@ -218,7 +226,10 @@ def platform_devices(case: Case) -> Iterator[Finding]:
     bare = [
         device
         for device in case.spec.device
-        if device.kind == "narrow" and device.iommu in smmus and not device.pasid_bits
+        if device.kind == "narrow"
+        and device.iommu in smmus
+        and not device.pasid_bits
+        and device.name not in case.probed.unknown.pasids
     ]
     stalling = [device.name for device in bare if device.can_stall]
     silent = [device.name for device in bare if not device.can_stall and device.pasid_bits is None]

@@ -42,8 +42,16 @@ CONFIG_UNKNOWN = Rule(
     "key config of the description",
     "options that this machine's SVA needs are not named in it",
     "whether the kernel was built with {options} is not known; they are taken for set",
-    remedy="name them in the machine's config table, as /boot/config-* or /proc/config.gz has them",
+    remedy="import that kernel's /boot/config-* or /proc/config.gz, too, or name them in the machine's config table",
     level=Level.NOTE,
+)
+NO_PASIDS = Rule(
+    "audit.no-pasids",
+    "the devices of the description",
+    "none has a PASID capability or property",
+    "no device with PASIDs is known of this machine, so no process can be bound to any",
+    remedy="capture as root, or take lspci -vvv as root: without it the kernel does not show a PASID capability; a "
+    "virtual machine's devices have what its monitor gives them",
 )
 SCALABLE_OFF = Rule(
     "audit.scalable-mode-off",
@@ -117,6 +125,13 @@ def kernel_refuses(case: Case) -> Iterator[Finding]:
     kernel = case.probed.machine.kernel
     if kernel.profile.x86_sva_refused and kernel.arch is Arch.X86 and case.carrying:
         yield REFUSES.finding(kernel=case.spec.kernel, devices=names(row.device for row in case.carrying))
+
+
+def no_pasids(case: Case) -> Iterator[Finding]:
+    """A machine without any device that SVA is for; an empty description is none."""
+    spec = case.spec
+    if not case.rows and (spec.device or spec.iommu or spec.config or spec.cmdline):
+        yield NO_PASIDS.finding()
 
 
 def configuration(case: Case) -> Iterator[Finding]:
@@ -198,6 +213,7 @@ def portals(case: Case) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
+    no_pasids,
     kernel_refuses,
     configuration,
     scalable_mode,

@@ -13,16 +13,16 @@ Usable numbers are those of Linux today, whatever the schemes that are asked for
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from msgspec import structs
 
 from pasidlab.audit.capacity import Fit, fit, under
-from pasidlab.audit.limits import Limit, barrier, narrowest_member, number_limit
+from pasidlab.audit.limits import Limit, barrier, doubted, narrowest_member, number_limit
 from pasidlab.description import MachineSpec
+from pasidlab.description.unknown import Unknown
 from pasidlab.linux.structs import Device, IommuGroup
 from pasidlab.machine import Machine
 from pasidlab.rules import MOST_LISTED, Verdict
@@ -93,6 +93,7 @@ class Probed:
 
     def __init__(self, spec: MachineSpec) -> None:
         self.spec = spec
+        self.unknown = Unknown.of(spec.finding)
         self.described = {device.name: device for device in spec.device}
         self.mainline = Mainline(spec.options)
         self._machines: dict[bool, Machine] = {}
@@ -175,13 +176,21 @@ class Rooms:
         self._known: dict[Hashable, tuple[Fit, Device]] = {}
 
     def fit(self, dev: Device) -> Fit:
-        """Return it, counted for the first device of those that are alike."""
+        """Return it, counted once for devices that are alike, unless a refusal tells of one of them in a sentence."""
         key = self._likeness.key(dev, self.scheme)
         if key not in self._known:
-            with under(self._machine, self.scheme):
-                self._known[key] = fit(self._machine, dev.name), dev
+            self._known[key] = self._count(dev), dev
         found, counted = self._known[key]
-        return found if counted is dev else Fit(found.spaces, _renamed(found.next, counted, dev))
+        if counted is dev:
+            return found
+        names = _counterparts(counted, dev)
+        if not found.spaces and _tells_of(found.next, names):
+            return self._count(dev)
+        return Fit(found.spaces, _renamed(found.next, names))
+
+    def _count(self, dev: Device) -> Fit:
+        with under(self._machine, self.scheme):
+            return fit(self._machine, dev.name)
 
     def room(self, dev: Device) -> Room:
         """Return it in words."""
@@ -189,20 +198,29 @@ class Rooms:
         return Room(found.spaces, found.result, found.next.rule.id, found.next.why, found.next.remedy)
 
 
-def _renamed(verdict: Verdict, counted: Device, dev: Device) -> Verdict:
-    """Return a verdict with the names of another device that is alike, and of its group's members."""
+def _counterparts(counted: Device, dev: Device) -> dict[str, str]:
+    """Return the names of a device and of those around it, by the names of their like around the counted one."""
+    names = {}
+    if counted.iommu_group is not dev.iommu_group:
+        names = {member.name: other.name for member, other in zip(counted.members, dev.members, strict=True)}
+    if counted.physfn is not None and dev.physfn is not None:
+        names[counted.physfn.name] = dev.physfn.name
+    return names | {counted.name: dev.name}
+
+
+def _tells_of(verdict: Verdict, names: Iterable[str]) -> bool:
+    """Whether a fact is a sentence in which one of these names stands."""
+    sentences = [fact for fact in verdict.facts.values() if isinstance(fact, str) and " " in fact]
+    return any(name in sentence for sentence in sentences for name in names)
+
+
+def _renamed(verdict: Verdict, names: Mapping[str, str]) -> Verdict:
+    """Return a verdict with other names."""
     renamed = copy(verdict)
-    renamed.facts = {key: _name(fact, counted, dev) for key, fact in verdict.facts.items()}
+    renamed.facts = {
+        key: names.get(fact, fact) if isinstance(fact, str) else fact for key, fact in renamed.facts.items()
+    }
     return renamed
-
-
-def _name(fact: Any, counted: Device, dev: Device) -> Any:
-    if fact == counted.name:
-        return dev.name
-    if not isinstance(fact, str) or counted.iommu_group is dev.iommu_group:
-        return fact
-    pairs = zip(counted.members, dev.members, strict=True)
-    return next((other.name for member, other in pairs if member.name == fact), fact)
 
 
 def rows_of(probed: Probed, schemes: Iterable[type[Scheme]]) -> list[Row]:
@@ -217,7 +235,9 @@ def rows_of(probed: Probed, schemes: Iterable[type[Scheme]]) -> list[Row]:
 
 
 def _row(probed: Probed, dev: Device, mainline: Rooms, asked: list[Rooms]) -> Row:
-    limit = barrier(dev, mainline.fit(dev)) or number_limit(probed.machine, dev, probed.narrowest(dev))
+    narrowest = probed.narrowest(dev)
+    limit = barrier(dev, mainline.fit(dev)) or number_limit(probed.machine, dev, narrowest)
+    limit = doubted(limit, dev, narrowest, probed.unknown)
     held = probed.held_below(limit.below)
     bits, described = probed.bits(dev), probed.described[dev.name]
     return Row(

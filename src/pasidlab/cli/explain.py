@@ -22,7 +22,7 @@ UNKNOWN = 1
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
-        epilog="Example: pasidlab explain -28 --call bind --machine machine.toml --device npu",
+        epilog="Example: pasidlab explain -28 --call bind --machine scenarios/narrow.toml --device npu0",
         context_settings={"ignore_unknown_options": True},
     )(explain)
 
@@ -48,7 +48,7 @@ def explain(
     scheme: Annotated[str, typer.Option(help="mainline, rfc, v2 or hybrid.")] = "mainline",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for programs.")] = False,
 ) -> None:
-    """Say which checks can give an errno, which this machine rules out, which fits, and what to do.
+    """Say which checks can give an errno, what to do about each, and which of them this machine rules out.
 
     With a machine and a device the call is made on the model. Exit status 1 if nothing of a log is known, or no check
     can give the errno on this machine; 2 for bad input.
@@ -56,6 +56,8 @@ def explain(
     from pasidlab.explain.errnos import is_result
 
     _check_argument(what)
+    if device is not None and machine is None:
+        raise InputError(f"--device {device!r}: needs --machine, the machine that has it")
     spec = None if machine is None else _load(machine)
     if what is None and call is None:
         _list_calls(as_json=as_json)
@@ -73,13 +75,16 @@ def _check_argument(what: str | None) -> None:
 
 
 def _load(path: Path) -> MachineSpec:
+    """Return the machine of a file, also with the devices that carry no PASIDs: one of them may be asked about."""
     from pasidlab.platforms.importing import load_machine
 
-    return load_machine(path)
+    return load_machine(path, every=True)
 
 
 def _standard_input() -> str:
     """Read a log; bytes that are no UTF-8 are replaced, as a log may have any."""
+    if sys.stdin is None:
+        raise InputError("-: standard input is closed")
     return sys.stdin.buffer.read().decode("utf-8", errors="replace")
 
 
@@ -103,11 +108,21 @@ def _explain_call(
     *,
     as_json: bool,
 ) -> None:
-    from pasidlab.explain import CALLS, Question
+    from pasidlab.explain import Question
 
     if call is None:
-        raise InputError(f"--call: must say which call gave {what}; known: {', '.join(CALLS)}")
+        raise InputError(f"--call: must say which call gave {what}; {_calls_that_give(what or '')}")
     _answer(Question(call, what, spec, device, kernel, scheme), as_json=as_json)
+
+
+def _calls_that_give(what: str) -> str:
+    """Say which calls can give an errno; InputError where it is none."""
+    from pasidlab.explain import CALLS
+    from pasidlab.explain.errnos import read_result
+
+    result = read_result(what)
+    able = [call.id for call in CALLS.values() if result in {check.result for check in call.checks}]
+    return f"those that can give {result}: {', '.join(able)}" if able else f"known: {', '.join(CALLS)}"
 
 
 def _answer(question: Question, *, as_json: bool) -> None:

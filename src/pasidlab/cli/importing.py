@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("import", epilog="Example: pasidlab import machine.tar.gz -o machine.toml")(import_)
+    example = "pasidlab import docs/examples/captures/npu-board.tar.gz -o board.toml"
+    app.command("import", epilog=f"Example: {example}")(import_)
 
 
 def import_(
@@ -89,13 +90,15 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _print_summary(imported: Imported, output: Path, stream: TextIO) -> None:
     from pasidlab.report.findings import counts_text, finding_lines
     from pasidlab.report.machine import machine_text
+    from pasidlab.rules import counted
 
     where = "" if output == STANDARD_OUTPUT else f"{output}: "
     for remark in imported.remarks:
         print(remark, file=stream)
-    for line in finding_lines(imported.findings):
+    width = console(stderr=stream is sys.stderr).width
+    for line in finding_lines(imported.findings, width=width):
         print(line, file=stream)
-    left = f"; {imported.left_out:,} devices without PASIDs left out (--all keeps them)" if imported.left_out else ""
+    left = f"; {counted(imported.left_out, 'device')} left out (--all keeps all)" if imported.left_out else ""
     print(f"{where}{machine_text(imported.spec)}{left}; {counts_text(imported.findings)}", file=stream)
 
 

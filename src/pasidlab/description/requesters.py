@@ -8,6 +8,7 @@ from itertools import count
 from pasidlab.description.models import ARM_SMMU_V3, INTEL_VTD
 from pasidlab.description.spec import MachineSpec
 from pasidlab.errors import InputError
+from pasidlab.hw.requester import rid_number
 
 SID_BITS = 16
 _FIRST_STREAM = 1
@@ -101,11 +102,6 @@ def _next_source(index: int, of_machine: Iterator[int], of_unit: Iterator[int], 
 
 
 def source_number(text: str) -> int:
-    """Return the source identifier of bus, device and function: bits 15:8, 7:3 and 2:0."""
+    """Return the source identifier that a description names by bus, device and function."""
     bus, device, function = int(text[:2], 16), int(text[3:5], 16), int(text[6])
-    return bus << 8 | device << 3 | function
-
-
-def source_text(source_id: int) -> str:
-    """Return bus, device and function as lspci prints them."""
-    return f"{source_id >> 8:02x}:{source_id >> 3 & 0x1F:02x}.{source_id & 7}"
+    return rid_number(bus, device, function)

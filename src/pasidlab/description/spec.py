@@ -186,10 +186,15 @@ class ProcessSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FindingSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """What an import found wrong with the machine or with what it was read from: the rule's id, and a sentence."""
+    """What an import found wrong with the machine or with what it was read from: the rule's id, and a sentence.
+
+    Attributes:
+        more: how many more findings of the rule there are, which are only counted.
+    """
 
     rule: RuleId
     why: Annotated[str, Meta(min_length=1, max_length=4096)]
+    more: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
 
 
 class MachineSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

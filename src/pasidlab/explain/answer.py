@@ -21,8 +21,9 @@ from pasidlab.explain.calls import Call, call_of
 from pasidlab.explain.check import Check, Judged, Standing
 from pasidlab.explain.checks_idxd import BECAUSE
 from pasidlab.explain.errnos import read_result
+from pasidlab.explain.general import sentence_of
 from pasidlab.explain.remedies import remedy_of
-from pasidlab.explain.scene import Scene, Stage
+from pasidlab.explain.scene import MOST_BITS, Scene, Stage
 from pasidlab.outcome import Outcome, holder_text
 from pasidlab.rules import Rule
 
@@ -66,6 +67,7 @@ class Cause:
         number: its place in the kernel's order, from 1; 0 for what is no check of the call itself.
         rule, result: the rule of the check, and what it gives.
         call: the call that it belongs to.
+        why: what is so then, in a sentence: the model's where it met the check.
         standing, fact: how it stands, and by which fact or state.
         when: which kernels or machines have it, in words.
         remedy: what to do.
@@ -75,6 +77,7 @@ class Cause:
     rule: Rule
     result: str
     call: str
+    why: str
     standing: Standing
     fact: str = ""
     when: str = ""
@@ -87,6 +90,7 @@ class Cause:
             "rule": self.rule.id,
             "result": self.result,
             "call": self.call,
+            "why": self.why,
             "standing": self.standing.value,
             "fact": self.fact,
             "when": self.when,
@@ -146,14 +150,17 @@ def explain(question: Question) -> Answer:
     answer = Answer(call, result, kernel, scene.device)
     if call.idxd and scene.described and not scene.device_spec.is_idxd:
         raise InputError(f"--call {call.id}: {scene.device} is no DSA or IAA; only a device of kind dsa or iaa has it")
+    if call.pci and scene.described and scene.device_spec.kind == "narrow":
+        raise InputError(f"--call {call.id}: {scene.device} is no PCI function; firmware says how many PASIDs it has")
     if not scene.any_kernel and not call.exists(scene.profile):
         answer.notes.append(f"kernel {scene.kernel} has no {call.function}: {call.when}")
         return answer
-    if scene.described:
+    if scene.described and not scene.iommu_unknown:
         answer.ran = _run(call, scene.stage())
     _judge_all(answer, scene)
     _tell_of_model(answer)
     _tell_of_numbers(answer, scene)
+    _tell_of_unknown(answer, scene)
     _go_deeper(answer, question)
     return answer
 
@@ -173,19 +180,22 @@ def _cause(answer: Answer, scene: Scene, number: int, check: Check) -> Cause:
     rule = check.rule
     shown = answer.ran if judged.standing is Standing.SHOWN else None
     result = check.result if shown is None else shown.result
-    return Cause(
-        number, rule, result, answer.call.id, judged.standing, judged.fact, check.when, remedy_of(rule, scene.device)
-    )
+    why = judged.why or sentence_of(rule, scene.device)
+    remedy = remedy_of(rule, scene.device)
+    return Cause(number, rule, result, answer.call.id, why, judged.standing, judged.fact, check.when, remedy)
 
 
 def _judge(answer: Answer, scene: Scene, check: Check) -> Judged:
     absent = check.absent(scene)
     if absent:
         return Judged(Standing.RULED_OUT, absent)
+    if answer.ran is not None and answer.ran.rule == check.id and answer.ran.result != "ok":
+        return Judged(Standing.SHOWN, why=answer.ran.why)
+    doubt = scene.doubt(check.id)
+    if doubt:
+        return Judged(Standing.OPEN, doubt)
     if answer.ran is None:
         return Judged(Standing.OPEN, f"if {check.state.words}" if check.state else "")
-    if answer.ran.rule == check.id and answer.ran.result != "ok":
-        return Judged(Standing.SHOWN, answer.ran.why)
     if check.state is None:
         return Judged(Standing.OPEN if check.unknown(scene) else Standing.RULED_OUT, check.fact(scene))
     if check.state.bring is None:
@@ -207,7 +217,7 @@ def _try(call: Call, scene: Scene, check: Check) -> Judged:
             return Judged(Standing.RULED_OUT, f"not possible that {state.words}: {why_not}")
         reached = call.run(stage)
         if reached.rule == check.id and reached.result != "ok":
-            return Judged(Standing.FITS, f"if {state.words}: {reached.why}")
+            return Judged(Standing.FITS, f"if {state.words}", reached.why)
     assert reached is not None
     met = "the call succeeds" if reached.result == "ok" else f"the call meets {reached.rule} ({reached.result})"
     return Judged(Standing.RULED_OUT, f"even if {state.words}, {met}")
@@ -240,12 +250,22 @@ def _tell_of_model(answer: Answer) -> None:
 
 def _tell_of_numbers(answer: Answer, scene: Scene) -> None:
     """Say who holds numbers of the device before any process has bound, where numbers can run out."""
-    if not scene.described or NUMBERS_RUN_OUT.isdisjoint(cause.rule.id for cause in answer.causes):
+    if answer.ran is None or NUMBERS_RUN_OUT.isdisjoint(cause.rule.id for cause in answer.causes):
         return
     last = scene.base.dev.max_pasids - 1
     held = tuple(holder for holder in scene.base.kernel.holders() if holder[0] <= last)
     if held:
         answer.notes.append(f"of 1..{last}, {len(held)} are taken before any process binds: {holder_text(held)}")
+
+
+def _tell_of_unknown(answer: Answer, scene: Scene) -> None:
+    """Say what was supposed since it is not known, and that nothing was run where the IOMMU is not known."""
+    if not scene.described:
+        return
+    if scene.iommu_unknown:
+        answer.notes.append(f"the call was not tried on the model: {scene.iommu_unknown}")
+    for why in scene.supposed.values():
+        answer.notes.append(f"the model takes it for a device with {MOST_BITS} bits of PASIDs: {why}")
 
 
 def _add_hidden(answer: Answer) -> None:
@@ -257,7 +277,8 @@ def _add_hidden(answer: Answer) -> None:
     for number, check in enumerate(answer.call.checks, start=1):
         if check.id == ran.rule:
             remedy = remedy_of(check.rule, answer.device)
-            shown = Cause(number, check.rule, ran.result, answer.call.id, Standing.SHOWN, ran.why, check.when, remedy)
+            standing = Standing.SHOWN
+            shown = Cause(number, check.rule, ran.result, answer.call.id, ran.why, standing, "", check.when, remedy)
             answer.causes.insert(0, shown)
             return
 

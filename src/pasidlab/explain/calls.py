@@ -46,6 +46,7 @@ class Call:
         exists: which kernels have it.
         when: these kernels in words; empty where all have it.
         idxd: only devices of kind dsa and iaa have it.
+        pci: only PCI functions have it.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Call:
     exists: Callable[[Profile], bool] = _in_all
     when: str = ""
     idxd: bool = False
+    pci: bool = False
 
 
 _ALL = (
@@ -101,6 +103,7 @@ _ALL = (
         "switch PASIDs on in a PCI function; IOMMU drivers call it when they meet the device",
         checks_sva.ENABLE_PASID,
         runs.enable_pasid,
+        pci=True,
     ),
     Call(
         "alloc_global",

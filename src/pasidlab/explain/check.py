@@ -30,10 +30,17 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A standing and the fact behind it."""
+    """A standing and the fact behind it.
+
+    Attributes:
+        standing: how a check stands.
+        fact: by which fact or state.
+        why: what the model says where it met the check; empty where it did not.
+    """
 
     standing: Standing
     fact: str = ""
+    why: str = ""
 
 
 Fact = Callable[["Scene"], str]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pasidlab.devices.idxd.descriptors import FAULT_ON_WRITE, Opcode, status_name
 from pasidlab.devices.idxd.portals import error_name
 from pasidlab.devices.idxd.registers import Swerr
+from pasidlab.hw.requester import rid_text
 from pasidlab.hw.smmuv3.records import EVENTS, Event, EventCode, event_of
 from pasidlab.hw.vtd import legality
 from pasidlab.hw.vtd.reasons import LEGACY, STAGES
@@ -39,11 +40,6 @@ def reason_text(code: int) -> str:
     rules = rules_of_reason(code)
     checks = f": {RULES[rules[0]].check}" if rules else ""
     return f"fault reason {code:#04x}, {name}{checks}"
-
-
-def rid_text(rid: int) -> str:
-    """Write a requester as bus:device.function."""
-    return f"{rid >> 8:02x}:{rid >> 3 & 0x1F:02x}.{rid & 7}"
 
 
 def pasid_text(pasid: int | None) -> str:

@@ -15,7 +15,7 @@ from pasidlab.devices.idxd.registers import CommandError
 from pasidlab.explain import decoded
 from pasidlab.explain.pattern import PCI, Pattern, line
 
-_DEVICE = rf"(?:.*?{PCI})?.*?"
+_DEVICE = rf"\A(?:.*?{PCI})?.*?"
 _SCMD_RULES = {
     Scmd.DEV_ENABLED: "idxd.device-enabled",
     Scmd.DEV_NOT_ENABLED: "idxd.device-not-enabled",
@@ -229,7 +229,7 @@ DRIVER_LINES = (
     ),
     Pattern(
         "uacce",
-        line(r"(?:uacce|hisi_(?:zip|sec|hpre)|wd_\w+|/dev/hisi_\w+).*?open.*?[ :=(](?P<errno>-\d+)"),
+        line(r"(?:uacce|hisi_(?:zip|sec|hpre)|wd_\w+|/dev/hisi_\w+).{0,80}?open.{0,80}?[ :=(](?P<errno>-\d+)"),
         "UADK, drivers/misc/uacce",
         "an accelerator could not be opened, which binds the process",
         call="open",

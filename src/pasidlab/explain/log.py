@@ -17,11 +17,12 @@ from pasidlab.description import MachineSpec
 from pasidlab.errors import InputError
 from pasidlab.explain.answer import RANK, Answer, Cause, Question, behind, explain
 from pasidlab.explain.check import Standing
+from pasidlab.explain.general import sentence_of
 from pasidlab.explain.lines_drivers import DRIVER_LINES
 from pasidlab.explain.lines_kernel import KERNEL_LINES
 from pasidlab.explain.pattern import Pattern
 from pasidlab.explain.remedies import remedy_of
-from pasidlab.explain.scene import Scene
+from pasidlab.explain.scene import Scene, candidates
 from pasidlab.rules import RULES, Finding
 
 PATTERNS = (*DRIVER_LINES, *KERNEL_LINES)
@@ -29,7 +30,10 @@ PATTERNS = (*DRIVER_LINES, *KERNEL_LINES)
 TELLING = frozenset({"unit", "svm-1g-pages", "svm-paging-mode"})
 """Lines that say why others came."""
 LONGEST_LINE = 2000
-"""Bytes of a line that are looked at."""
+"""Characters of a line that are looked at."""
+MOST_ALIKE = 4
+"""How many lines are told one by one that differ in numbers only, as addresses of faults do; the others are counted."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ONLY_NUMBERS = re.compile(r"0x[0-9a-fA-F]{16}\s*$")
 
 
@@ -70,6 +74,7 @@ class LineAnswer:
     Attributes:
         line: the line.
         times: how often a line that says the same is in the log.
+        alike: how many more lines differ from it in their numbers only, and are not told.
         causes: what can stand behind it, the likeliest first.
         answer: the answer about the call that failed, if one did.
         notes: what else there is to say.
@@ -77,6 +82,7 @@ class LineAnswer:
 
     line: Recognised
     times: int = 1
+    alike: int = 0
     causes: list[Cause] = field(default_factory=list)
     answer: Answer | None = None
     notes: list[str] = field(default_factory=list)
@@ -88,6 +94,7 @@ class LineAnswer:
             "line": line.number,
             "text": line.text,
             "times": self.times,
+            "alike": self.alike,
             "pattern": line.pattern.id,
             "printed_by": line.pattern.printed_by,
             "meaning": line.pattern.meaning,
@@ -102,13 +109,19 @@ class LineAnswer:
 
 def recognise(log: str) -> Iterator[Recognised]:
     """Yield the known lines of a log."""
-    lines = [line[:LONGEST_LINE].rstrip() for line in log.splitlines()]
+    lines = [_plain(line[:LONGEST_LINE]) for line in log.splitlines()]
     for index, line in enumerate(lines):
         for pattern in PATTERNS:
             found = pattern.regex.search(line)
             if found:
                 yield _with_following(pattern, found, lines, index)
                 break
+
+
+def _plain(line: str) -> str:
+    """Return a line without colours, and without anything else that controls a terminal."""
+    line = _COLOUR.sub("", line)
+    return (line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)).rstrip()
 
 
 def _with_following(pattern: Pattern, found: re.Match[str], lines: list[str], index: int) -> Recognised:
@@ -132,12 +145,18 @@ def explain_log(
 ) -> list[LineAnswer]:
     """Explain every known line of a log, lines that say the same once, in order."""
     told: dict[tuple[Any, ...], LineAnswer] = {}
+    alike: dict[tuple[Any, ...], list[LineAnswer]] = {}
     for line in recognise(log):
-        key = line.pattern.id, line.device, line.result, line.decoded or line.rules
+        kind = line.pattern.id, line.device, line.result, line.rules
+        key = *kind, line.decoded
+        known = alike.setdefault(kind, [])
         if key in told:
             told[key].times += 1
+        elif len(known) == MOST_ALIKE and line.pattern.id not in TELLING:
+            known[-1].alike += 1
         else:
             told[key] = _explain_line(line, Question(call or line.pattern.call, None, machine, device, kernel, scheme))
+            known.append(told[key])
     answers = list(told.values())
     _tell_each_other(answers)
     return answers
@@ -191,7 +210,9 @@ def _meant(line: Recognised, question: Question) -> str | None:
     if question.device is not None or question.machine is None:
         return question.device
     names = [device.name for device in question.machine.device]
-    return next((name for name in names if line.device and name in (line.device, f"0000:{line.device}")), _only(names))
+    return next(
+        (name for name in names if line.device and name in (line.device, f"0000:{line.device}")), None
+    ) or _only(candidates(question.machine))
 
 
 def _only(names: list[str]) -> str | None:
@@ -221,9 +242,10 @@ def _of_line(line: Recognised, question: Question) -> Iterator[Cause]:
         result = "" if rule.errno is None else rule.errno.name
         standing, fact = (Standing.FITS, _says(line)) if line.pattern.id in TELLING else (Standing.OPEN, "")
         if finding is not None:
-            standing, fact = Standing.SHOWN, finding.why
-        remedy = remedy_of(rule, question.device or line.device)
-        yield Cause(0, rule, result, line.pattern.call, standing, fact, "", remedy)
+            standing, fact = Standing.SHOWN, ""
+        device = question.device or line.device
+        why = sentence_of(rule, device) if finding is None else finding.why
+        yield Cause(0, rule, result, line.pattern.call, why, standing, fact, "", remedy_of(rule, device))
 
 
 def _findings(question: Question) -> dict[str, Finding]:

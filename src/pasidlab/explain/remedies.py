@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from pasidlab.rules import Rule
+from pasidlab.rules import Rule, filled
 
 _TABLES = (
     "print the entry (`pasidlab dump`, or the IOMMU's debugfs) and compare it with what the driver writes for a bond"
@@ -14,11 +12,10 @@ FAMILIES = {"smmu.": _TABLES, "vtd.": _TABLES, "vmsa.": _PAGES, "x86.": _PAGES}
 """Remedies by the beginning of a rule's id."""
 FACTS = {"dev": "the device", "physfn": "its physical function"}
 """What stands for a fact that is not known."""
-_FACT = re.compile(r"\{(\w+)[^}]*\}")
 
 
 def remedy_of(rule: Rule, device: str = "") -> str:
     """Return what to do about a rule, whatever the facts; empty where nothing is known."""
     family = next((remedy for start, remedy in FAMILIES.items() if rule.id.startswith(start)), "")
     known = FACTS | ({"dev": device} if device else {})
-    return _FACT.sub(lambda fact: known.get(fact[1], f"the {fact[1]}"), rule.remedy or family)
+    return filled(rule.remedy or family, known)

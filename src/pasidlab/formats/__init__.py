@@ -1,4 +1,5 @@
-"""Every word that can be decoded from hexadecimal digits, by name: table entries, commands, records, registers.
+"""Every word that can be decoded from hexadecimal digits, by name: table entries, commands, records, registers, and the
+structures of firmware's tables and of configuration space.
 
 A format is one line in the list of its family; whoever adds an IOMMU or a device adds its words there.
 """
@@ -6,11 +7,14 @@ A format is one line in the list of its family; whoever adds an IOMMU or a devic
 from __future__ import annotations
 
 from pasidlab.errors import InputError
+from pasidlab.formats.acpi import ACPI
+from pasidlab.formats.amd import AMD
 from pasidlab.formats.arm import ARM
 from pasidlab.formats.decoding import decode, decode_bytes, decode_words
 from pasidlab.formats.form import Decoded, WordFormat
 from pasidlab.formats.idxd import IDXD
 from pasidlab.formats.intel import INTEL
+from pasidlab.formats.pci import PCI
 from pasidlab.formats.pcie import PCIE
 from pasidlab.formats.text import (
     bits_text,
@@ -40,7 +44,7 @@ __all__ = [
     "words_text",
 ]
 
-FORMATS: dict[str, WordFormat] = {one.name: one for one in (*ARM, *INTEL, *PCIE, *IDXD)}
+FORMATS: dict[str, WordFormat] = {one.name: one for one in (*ARM, *INTEL, *AMD, *PCIE, *PCI, *IDXD, *ACPI)}
 """Every format by its name."""
 
 

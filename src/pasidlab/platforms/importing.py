@@ -2,8 +2,7 @@
 
 Decided here: sources are believed in this order, whatever the order of the arguments: what a running kernel shows in
 sysfs, configuration space, the device tree, firmware's ACPI tables, dumps of tables and registers, and the kernel's
-log last. Of equals the one that was named first. A
-file that is named twice is read once.
+log last; of equals, the one that was named first. A file that is named twice is read once.
 """
 
 from __future__ import annotations
@@ -19,22 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from pasidlab.decode import convert, read_toml
-from pasidlab.description import MachineSpec, check
+from pasidlab.description import MachineSpec, check, unknown
 from pasidlab.errors import InputError, ModelError, blamed_on
 from pasidlab.platforms.acpi.dmar import no_buses
 from pasidlab.platforms.host.archive import SUFFIXES
 from pasidlab.platforms.host.trees import open_tree
 from pasidlab.platforms.machine import LONGEST_WHY, Written, line_of, written
-from pasidlab.platforms.merge import merge
+from pasidlab.platforms.merge import Merged, merge
 from pasidlab.platforms.pci.says import functions_say
 from pasidlab.platforms.pci.topology import Topology
-from pasidlab.platforms.said import Said
+from pasidlab.platforms.said import Known, Said
 from pasidlab.platforms.sources import MOST_BYTES, Functions, Only, Source, Trust, file_sources, host_sources
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.rules import MOST_LISTED, Finding, Level, Rule, counted, listing
 from pasidlab.scenario import Scenario
 from pasidlab.toml_text import toml_text
 
 WIDTH = 118
+MOST_TOLD = 20
+"""How many findings of one rule a description tells; the others are counted."""
 MOST_FILES_NAMED = 4
 """How many files of configuration space are named as the source of all."""
 Progress = Callable[[str], None]
@@ -48,6 +49,17 @@ TWO_MACHINES = Rule(
     remedy="import each machine by itself, from its own files",
     level=Level.ERROR,
 )
+
+
+NO_IOMMU = Rule(
+    unknown.NO_IOMMU,
+    "the sources of an import",
+    "devices have PASIDs, and no source could show what IOMMU is in front of them",
+    "no source tells of IOMMUs, so what is in front of {devices} is not known; the machine is described without any",
+    remedy="give the firmware's tables (DMAR, IVRS, IORT, the device tree) or the kernel's log beside; best a capture, "
+    "which has sys/class/iommu too",
+)
+_NONE = Known(None, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +101,26 @@ def import_sources(sources: Sequence[Source | Functions], title: str, *, every: 
     said = _said(sources)
     merged = merge(said)
     made = written(merged, every=every)
-    findings = (*_two_machines(sources), *merged.findings, *made.findings)
+    findings = (*_no_iommu(sources, said, merged), *_two_machines(sources), *merged.findings, *made.findings)
     remarks = tuple(dict.fromkeys(remark for one in said for remark in one.remarks))
-    names = tuple(dict.fromkeys(one.source for one in said))
+    onlys = [source.only for source in sources if isinstance(source, Source)]
+    hosts = {only.file for only in onlys if only is not None and only.what == "host"}
+    names = tuple(dict.fromkeys(one.source for one in said if one.source not in hosts))
     return _imported(title, made, names, findings, remarks)
+
+
+def _no_iommu(sources: Sequence[Source | Functions], said: Sequence[Said], merged: Merged) -> Iterator[Finding]:
+    """Yield that IOMMUs are not known, where devices have PASIDs and no source could have shown that there is none."""
+    carrying = [name for name, one in merged.endpoints.items() if one.keys.get("pasid_bits", _NONE).value]
+    if carrying and not merged.iommus and not any(one.undriven for one in said) and not any(map(_shows, sources)):
+        yield NO_IOMMU.finding(devices=listing(carrying[:MOST_LISTED], len(carrying)))
+
+
+def _shows(source: Source | Functions) -> bool:
+    """Whether a source would have shown an IOMMU: firmware's tables, a device tree, a running kernel's sysfs."""
+    if isinstance(source, Functions):
+        return source.of_host
+    return source.trust in (Trust.DEVICE_TREE, Trust.ACPI) and source.only is not None and source.only.what != "RHCT"
 
 
 def _differing(paths: Sequence[str | Path]) -> list[Path]:
@@ -148,7 +176,7 @@ def _said(sources: Sequence[Source | Functions]) -> list[Said]:
 
 def _bytes_of(path: Path) -> bytes:
     """Return the bytes of a regular file; InputError when it cannot be read, is empty, or too large."""
-    if path.suffix == ".toml":
+    if path.suffix == ".toml" and path.exists():
         raise InputError(
             f"{path}: is a description already, which audit, check and run take as it is; -o names another"
         )
@@ -178,14 +206,32 @@ def _imported(
     findings: tuple[Finding, ...],
     remarks: tuple[str, ...],
 ) -> Imported:
-    told = [{"rule": finding.rule.id, "why": line_of(finding.why)[:LONGEST_WHY]} for finding in findings]
+    told = list(_told(findings))
     about = [f"Read: {', '.join(names) or 'nothing'}.", *remarks]
     if made.left_out:
-        about.append(f"Left out: {made.left_out} devices that carry no PASIDs.")
+        about.append(f"Left out: {counted(made.left_out, 'device')} of which no PASIDs are known.")
     first = {"title": title, "about": _filled(about)}
     document = first | made.document | ({"finding": told} if told else {})
     spec = _checked(made.plain | ({"finding": told} if told else {}))
     return Imported(spec, toml_text(document), names, findings, remarks, made.left_out)
+
+
+def _told(findings: Iterable[Finding]) -> Iterator[dict[str, Any]]:
+    """Yield the findings as a description has them, the first of each rule; the last of these counts the others.
+
+    Those that say of a device what is not known are all there, since an audit looks for that of each device.
+    """
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_rule.setdefault(finding.rule.id, []).append(finding)
+    for rule, group in by_rule.items():
+        most = len(group) if rule in unknown.OF_A_DEVICE else MOST_TOLD
+        records: list[dict[str, Any]] = [
+            {"rule": rule, "why": line_of(finding.why)[:LONGEST_WHY]} for finding in group[:most]
+        ]
+        if len(group) > most:
+            records[-1]["more"] = len(group) - most
+        yield from records
 
 
 def _filled(lines: Iterable[str]) -> str:
@@ -202,14 +248,15 @@ def _checked(document: dict[str, Any]) -> MachineSpec:
     return spec
 
 
-def load_machine(path: str | Path) -> MachineSpec:
+def load_machine(path: str | Path, *, every: bool = False) -> MachineSpec:
     """Return the machine of a TOML file (a machine or a scenario), or import it from whatever else there is.
 
-    Raises InputError that names the file and says what is wrong with it.
+    `every` keeps devices without PASIDs of what is imported, too. Raises InputError that names the file and says what
+    is wrong with it.
     """
     path = Path(path)
     if path.suffix == ".toml":
         raw = read_toml(path)
         with blamed_on(path):
             return Scenario.from_dict(raw)
-    return import_machine([path]).spec
+    return import_machine([path], every=every).spec

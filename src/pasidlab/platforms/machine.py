@@ -3,36 +3,44 @@
 Decided here:
 
 * Kept are the devices that carry PASIDs, and the others of their groups, whose limits count; `every` keeps all. A
-virtual
-  function is kept where its physical function carries PASIDs.
+  virtual function is kept where its physical function carries PASIDs.
 * An IOMMU of a kind that has no model to the bit is a mock with the operations of its driver. virtio-iommu and
-SMMUv1/v2 have
-  none for PASIDs, as RISC-V's driver has none, whose operations they get.
-* What no source says has the default of a description, and says "assumed" where it decides what a device carries. * A
-machine cannot have both an arm-smmu-v3 and an intel-vtd: where sources say so, the kind that came first has its
-model, and the
-  other becomes a mock.
+  SMMUv1/v2 have none for PASIDs, as RISC-V's driver has none, whose operations they get.
+* What no source says has the default of a description, and says "assumed" where it decides what a device carries.
+* A machine cannot have both an arm-smmu-v3 and an intel-vtd: where sources say so, the kind that came first has its
+  model, and the other becomes a mock. What CPUs of its kind cannot have is left out, and told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pasidlab.description import ARM_SMMU_V3, INTEL_VTD, MOCK, RESERVED_NAMES
+from pasidlab.description import (
+    ARM_SMMU_V3,
+    INTEL_VTD,
+    MOCK,
+    RESERVED_NAMES,
+    CpuSpec,
+    DeviceSpec,
+    IommuSpec,
+    MachineSpec,
+    architecture,
+    unknown,
+)
 from pasidlab.description.models import DEVICE_KEYS, IOMMU_KEYS
 from pasidlab.platforms.merge import Merged
-from pasidlab.platforms.said import Endpoint, Iommu, Kind, Known
+from pasidlab.platforms.said import MOST_PASID_BITS, Endpoint, Iommu, Kind, Known
 from pasidlab.rules import Finding, Level, Rule
-from pasidlab.toml_text import Commented
+from pasidlab.toml_text import Commented, one_line
 
 LONGEST_NAME = 64
 LONGEST_LINE = 65_536
 LONGEST_WHY = 4096
-MOST_PASID_BITS = 20
 MOST_SID_BITS = 24
 USUAL_SID_BITS = 16
+_X86_PAGE = 4096
 OPS: dict[Kind, str] = {"amd-vi": "amd-vi", "riscv": "riscv", "virtio-iommu": "riscv", "arm-smmu": "riscv"}
 """Whose operations the mock has that stands for an IOMMU without a model to the bit."""
 NO_PASID_DRIVER = "no PASID operations in its Linux driver, as in RISC-V's"
@@ -60,12 +68,37 @@ STREAM_TOO_LARGE = Rule(
     "{device}: StreamID {stream:#x} of {iommu} has more than 24 bits; it gets a free one here",
     level=Level.NOTE,
 )
+STREAM_BITS = Rule(
+    "import.stream-bits",
+    "the sources of an import",
+    "a StreamID does not fit the SMMU",
+    "{iommu} has StreamIDs of {bits} bits by {origin}, and a device behind it has one of {needed}; the latter is taken",
+    remedy="look whether the dump is of this SMMU; if it is, firmware's map of StreamIDs is wrong",
+)
+CPU_MISMATCH = Rule(
+    "import.cpu-mismatch",
+    "the sources of an import",
+    "a property of the CPUs or of the kernel does not suit the other sources",
+    "{key} is {value} by {origin}, which no machine with {whose} has; it is left out",
+    remedy="give sources of one machine only",
+    level=Level.ERROR,
+)
 WIDTH_ASSUMED = Rule(
     "import.width-assumed",
     "the sources of an import",
     "no source says how many PASIDs an IOMMU takes",
     "{iommu}: no source says {register}, so 20 bits are assumed; fewer limit every device behind it",
-    remedy="capture as root, since some kernels show it in debugfs, or set pasid_bits of that IOMMU by hand",
+    remedy="of an SMMU no file of Linux has it: take IDR1.SSIDSIZE from the chip's manual, the firmware's source or "
+    "the register, and write it into the machine's file as ssid_bits, or give a text with a line `IDR1: 0x...` beside; "
+    "of a VT-d unit sys/class/iommu and the kernel's log have ECAP",
+)
+PROPERTY_UNKNOWN = Rule(
+    unknown.PROPERTY_UNKNOWN,
+    "the sources of an import",
+    "no source says whether a device has PASIDs",
+    "{device}: no source tells its {what}, so it is not known how many PASIDs it has, if any",
+    remedy="capture as root, or give the IORT, the device tree or the output of `lspci -vv` as root beside; or set "
+    "pasid_bits of the device in the machine's file",
 )
 
 
@@ -108,13 +141,42 @@ def written(merged: Merged, *, every: bool = False) -> Written:
     names = _Names(clean_names(merged.iommus), clean_names(one.name for one in kept))
     devices = [_device(one, names, models, streams) for one in kept]
     _clean_groups(devices)
+    findings += _unknown(kept, names, models)
     document: dict[str, Any] = {key: _commented(known) for key, known in merged.machine.items()}
-    if merged.cpu:
-        document["cpu"] = {key: _commented(known) for key, known in merged.cpu.items()}
+    document["cpu"] = _cpu(merged, set(models.values()), devices, findings)
     document["iommu"] = [_iommu(one, names, models[one.name], streams, findings) for one in merged.iommus.values()]
     document["device"] = devices
     present = {key: value for key, value in document.items() if value}
     return Written(present, findings, len(merged.endpoints) - len(kept))
+
+
+def _cpu(merged: Merged, models: set[str], devices: list[dict[str, Any]], findings: list[Finding]) -> dict[str, Any]:
+    """Return what is known of the CPUs, without what no machine with such CPUs and IOMMUs has."""
+    cpu = {key: known.value for key, known in merged.cpu.items()}
+    iommus = [IommuSpec(name=INTEL_VTD, model="intel-vtd")] if INTEL_VTD in models else []
+    kinds = {table["kind"].value for table in devices if "kind" in table}
+    kept = [DeviceSpec(name=kind, kind=kind) for kind in sorted(kinds)]
+    whose = architecture(MachineSpec(cpu=CpuSpec(arch=cpu.get("arch")), iommu=iommus, device=kept))
+    x86 = whose == "x86" or INTEL_VTD in models
+    impossible = {"page_size": x86 and cpu.get("page_size") != _X86_PAGE, "la57": not x86 and cpu.get("la57")}
+    for key in [key for key in cpu if impossible.get(key)]:
+        known = merged.cpu[key]
+        facts = {"key": key, "value": known.value, "origin": known.origin}
+        findings.append(CPU_MISMATCH.finding(**facts, whose=f"an {INTEL_VTD}" if INTEL_VTD in models else whose))
+    return {key: _commented(known) for key, known in merged.cpu.items() if not impossible.get(key)}
+
+
+def _unknown(kept: Iterable[Endpoint], names: _Names, models: dict[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each device of which no source says whether it has PASIDs.
+
+    Bridges, which have no kind, have none, and platform devices are asked for them behind an SMMUv3 only.
+    """
+    for one in kept:
+        pci, smmu = one.bus == "pci", models.get(_value(one, "iommu")) == ARM_SMMU_V3
+        may_have = smmu if not pci else "kind" in one.keys and "physfn" not in one.keys
+        if may_have and "pasid_bits" not in one.keys:
+            what = "PCI capabilities" if pci else "pasid-num-bits"
+            yield PROPERTY_UNKNOWN.finding(device=names.devices[one.name], what=what)
 
 
 def _commented(known: Known) -> Commented:
@@ -123,7 +185,7 @@ def _commented(known: Known) -> Commented:
 
 def line_of(text: str) -> str:
     """Return text as a description takes it: of one line, none too long, and nothing that controls a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)[:LONGEST_LINE]
+    return one_line(text)[:LONGEST_LINE]
 
 
 def _models(merged: Merged, findings: list[Finding]) -> dict[str, str]:
@@ -180,9 +242,20 @@ def _iommu(one: Iommu, names: _Names, model: str, streams: _Streams, findings: l
     foreign = {key for keys in IOMMU_KEYS.values() for key in keys} - set(IOMMU_KEYS[model])
     table |= {key: _commented(known) for key, known in one.keys.items() if key not in foreign}
     _say_width(table, one, model, findings)
-    if model == ARM_SMMU_V3 and "sid_bits" not in table and streams.bits(one.name) > USUAL_SID_BITS:
-        table["sid_bits"] = Commented(streams.bits(one.name), "as many as the StreamIDs behind it need")
+    _settle_page_requests(table, model)
+    if model == ARM_SMMU_V3:
+        _settle_streams(table, one, streams.bits(one.name), findings)
     return table
+
+
+def _settle_streams(table: dict[str, Any], one: Iommu, needed: int, findings: list[Finding]) -> None:
+    """Give an SMMU as many bits of StreamIDs as the devices behind it need."""
+    told = table.get("sid_bits")
+    if needed <= (USUAL_SID_BITS if told is None else told.value):
+        return
+    table["sid_bits"] = Commented(needed, "as many as the StreamIDs behind it need")
+    if told is not None:
+        findings.append(STREAM_BITS.finding(iommu=one.name, bits=told.value, origin=told.comment, needed=needed))
 
 
 def _say_width(table: dict[str, Any], one: Iommu, model: str, findings: list[Finding]) -> None:
@@ -194,6 +267,15 @@ def _say_width(table: dict[str, Any], one: Iommu, model: str, findings: list[Fin
     if model in WIDTHS and not {"pasid_bits", "ssid_bits"} & set(table):
         table["pasid_bits"] = Commented(MOST_PASID_BITS, f"assumed: no source says {WIDTHS[model]}")
         findings.append(WIDTH_ASSUMED.finding(iommu=one.name, register=WIDTHS[model]))
+
+
+def _settle_page_requests(table: dict[str, Any], model: str) -> None:
+    """Take an IOMMU for one without page requests where it has no ATS, by which they are answered."""
+    pri, ats = table.get("pri"), table.get("ats")
+    has_ats = model == INTEL_VTD if ats is None else ats.value
+    if pri is not None and pri.value and not has_ats:
+        why = "no source says that it has ATS" if ats is None else f"no ATS: {ats.comment}"
+        table["pri"] = Commented(False, f"{pri.comment}, but {why}")
 
 
 # --- devices -------------------------------------------------------------------------------------------------------
@@ -216,7 +298,7 @@ def _device(one: Endpoint, names: _Names, models: dict[str, str], streams: _Stre
     if "stream_id" in table:
         streams.settle(table, one, iommu)
     if model == INTEL_VTD and one.rid is not None:
-        table["source_id"] = str(one.rid)[5:]
+        table["source_id"] = one.rid.in_segment
     return _in_order(table)
 
 
@@ -268,7 +350,7 @@ class _Names:
             case "group":
                 return name_of(value)
             case "pasid_bits":
-                return min(value, MOST_PASID_BITS)
+                return None if value is None else min(value, MOST_PASID_BITS)
         return value
 
 

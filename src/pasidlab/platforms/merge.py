@@ -4,8 +4,8 @@ Sources are given in the order in which they are believed: what a running kernel
 that before firmware's tables, logs last. The first that says a key is believed; another value from a later one
 becomes a finding.
 
-IOMMUs are the same when they have the same registers, or the same name; functions when they have the same requester
-ID; platform devices when they have the same name, or the same node in firmware.
+IOMMUs are the same when they have the same registers, are the same PCI function, or have the same name; functions when
+they have the same requester ID; platform devices when they have the same name, or the same node in firmware.
 
 A function that nobody puts behind an IOMMU by name gets there through the maps of requester IDs: of the first source
 that puts it behind one, the first map that has it.
@@ -17,15 +17,15 @@ drivers/acpi/scan.c) for which source names a device's IOMMU; the rest is decide
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import TypeVar
 
-from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said
-from pasidlab.rules import Finding, Level, Rule
-
-SEGMENT_RIDS = 1 << 16
+from pasidlab.description import unknown
+from pasidlab.hw.requester import LAST_RID
+from pasidlab.platforms.said import Endpoint, Iommu, Kind, Known, Rid, RidMap, Said
+from pasidlab.rules import Finding, Rule
 
 DISAGREE = Rule(
     "import.sources-disagree",
@@ -35,11 +35,21 @@ DISAGREE = Rule(
     remedy="find out which is right; firmware tables are wrong more often than registers",
 )
 NO_SUCH_IOMMU = Rule(
-    "import.no-such-iommu",
+    unknown.NO_SUCH_IOMMU,
     "the sources of an import",
     "a device is behind an IOMMU that no source describes",
     "{device} is behind {iommu} by {origin}, which no source describes: it is taken for one behind none",
     remedy="give the firmware's table or sys/class/iommu too",
+)
+
+
+NAMELESS = Rule(
+    "import.nameless-smmu",
+    "the sources of an import",
+    "a dump of an SMMU does not say which it is, and the machine has not just one",
+    "{file}: does not say which SMMU it is of, and {others}: its registers and capabilities count for none",
+    remedy="give it beside sources that name one SMMU (firmware's tables, sys/class/iommu); else write what it tells "
+    "into the machine's file: IDR1.SSIDSIZE is ssid_bits, IDR1.SIDSIZE is sid_bits",
 )
 
 
@@ -64,7 +74,8 @@ class Merged:
 def merge(sources: Sequence[Said]) -> Merged:
     """Return the machine that the sources describe together."""
     merged = Merged(findings=[finding for said in sources for finding in said.findings])
-    names = [_join_iommus(merged, said) for said in sources]
+    smmus = _smmus(sources)
+    names = [_join_iommus(merged, [*said.iommus, *_named(merged, said, smmus)]) for said in sources]
     _join_endpoints(merged, sources, names)
     for said in sources:
         _take(merged.findings, "the CPUs", merged.cpu, said.cpu)
@@ -73,6 +84,7 @@ def merge(sources: Sequence[Said]) -> Merged:
     pairs = zip(sources, names, strict=True)
     _route(merged, [[_renamed(one, called) for one in said.rid_maps] for said, called in pairs])
     _forget_unknown_iommus(merged)
+    _forget_undriven(merged, set().union(*(said.undriven for said in sources)))
     return merged
 
 
@@ -97,17 +109,36 @@ def _leave_unused(merged: Merged, said: Said) -> None:
 T = TypeVar("T", Iommu, Endpoint)
 
 
-def _join_iommus(merged: Merged, said: Said) -> dict[str, str]:
+def _smmus(sources: Sequence[Said]) -> list[Iommu]:
+    """Return the SMMUv3s that the sources name, each once."""
+    every = (one for said in sources for one in said.iommus if one.kind == "arm-smmu-v3")
+    return list({one.name if one.base is None else one.base: one for one in every}.values())
+
+
+def _named(merged: Merged, said: Said, smmus: Sequence[Iommu]) -> Iterator[Iommu]:
+    """Yield the SMMU that a source does not name as the only one that there is; where there are others, say so."""
+    one = said.nameless
+    if one is None:
+        return
+    if len(smmus) == 1:
+        yield replace(one, name=smmus[0].name, base=smmus[0].base)
+    else:
+        others = "no source names one" if not smmus else f"the machine has {len(smmus)}"
+        merged.findings.append(NAMELESS.finding(file=said.source, others=others))
+
+
+def _join_iommus(merged: Merged, iommus: Sequence[Iommu]) -> dict[str, str]:
     """Add a source's IOMMUs; returns what each is called now, by the name that the source gave it."""
     by_base = {one.base: one for one in merged.iommus.values() if one.base is not None}
+    by_rid = {one.rid: one for one in merged.iommus.values() if one.rid is not None}
     called = {}
-    for one in said.iommus:
-        same = by_base.get(one.base) if one.base is not None else None
+    for one in iommus:
+        same = by_base.get(one.base) if one.base is not None else by_rid.get(one.rid) if one.rid is not None else None
         named = merged.iommus.get(one.name)
         if same is None and named is not None and (named.base is None or one.base is None):
             same = named
         if same is None:
-            same = Iommu(_free(one.name, merged.iommus), one.kind, one.origin, one.base)
+            same = Iommu(_free(one.name, merged.iommus), one.kind, one.origin, one.base, rid=one.rid)
             merged.iommus[same.name] = same
         if same.base is None:
             same.base = one.base
@@ -211,7 +242,7 @@ def _painted(maps: Sequence[RidMap]) -> Callable[[int], RidMap | None]:
     starts, winners = _stretches(maps)
 
     def find(number: int) -> RidMap | None:
-        at = bisect_right(starts, number) - 1 if 0 <= number < SEGMENT_RIDS else -1
+        at = bisect_right(starts, number) - 1 if 0 <= number <= LAST_RID else -1
         index = winners[at] if at >= 0 else -1
         return None if index < 0 else maps[index]
 
@@ -255,6 +286,9 @@ def _forget_unknown_iommus(merged: Merged) -> None:
             del endpoint.keys["iommu"]
 
 
-def errors_in(findings: Iterable[Finding]) -> int:
-    """Return how many findings are errors."""
-    return sum(finding.rule.level is Level.ERROR for finding in findings)
+def _forget_undriven(merged: Merged, kinds: set[Kind]) -> None:
+    """Take devices for ones behind no IOMMU whose IOMMU the kernel does not drive; who said so has the finding."""
+    for endpoint in merged.endpoints.values():
+        iommu = endpoint.keys.get("iommu")
+        if iommu is not None and merged.iommus[iommu.value].kind in kinds:
+            del endpoint.keys["iommu"]

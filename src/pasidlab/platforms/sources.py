@@ -36,16 +36,18 @@ from pasidlab.platforms.devicetree import read_devicetree
 from pasidlab.platforms.devicetree.says import devicetree_says
 from pasidlab.platforms.host.dmesg import dmesg_says, log_says, read_dmesg
 from pasidlab.platforms.host.dsa import dsa_says
+from pasidlab.platforms.host.gzipped import GZIP_MAGIC, unpacked
+from pasidlab.platforms.host.incomplete import incomplete
 from pasidlab.platforms.host.iommus import iommus_say
 from pasidlab.platforms.host.kernel import cmdline_says, config_says, cpuinfo_says, kernel_says
 from pasidlab.platforms.host.tree import Tree
 from pasidlab.platforms.host.trees import CheckedTree
 from pasidlab.platforms.host.uacce import uacce_says
 from pasidlab.platforms.pci.config import read_config
-from pasidlab.platforms.pci.function import Function, rid_of
+from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.lspci import read_lspci
 from pasidlab.platforms.pci.sysfs import functions
-from pasidlab.platforms.said import Rid, Said
+from pasidlab.platforms.said import Rid, Said, rid_of
 from pasidlab.rules import Level, Rule
 
 MOST_BYTES = 64 << 20
@@ -113,10 +115,12 @@ class Functions:
 
     Attributes:
         file: what messages call their source.
+        of_host: they are all of a host in its sysfs, which shows IOMMUs too where it has any.
     """
 
     file: str
     functions: tuple[Function, ...]
+    of_host: bool = False
 
 
 def _source(trust: Trust, said: Said) -> Source:
@@ -214,7 +218,7 @@ CONFIG_SIZES = (64, 256, 4096)
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """What text begins with that a shell of Windows wrote."""
 UTF_8_MARK = b"\xef\xbb\xbf"
-FDT_MAGIC, GZIP_MAGIC = b"\xd0\x0d\xfe\xed", b"\x1f\x8b"
+FDT_MAGIC = b"\xd0\x0d\xfe\xed"
 
 
 def file_sources(data: bytes, file: str) -> Iterator[Source | Functions]:
@@ -247,15 +251,12 @@ def _device_tree(data: bytes, file: str) -> Source:
 
 def _unpacked(data: bytes, file: str) -> bytes:
     try:
-        unpacking = zlib.decompressobj(wbits=31)
-        unpacked = unpacking.decompress(data, MOST_BYTES + 1)
-    except zlib.error as error:
+        content = unpacked(data, MOST_BYTES)
+    except ValueError as error:
         raise InputError(f"{file}: cannot be unpacked: {error}") from None
-    if len(unpacked) > MOST_BYTES:
-        raise InputError(f"{file}: larger than {MOST_BYTES >> 20} MiB when unpacked, the most that is read")
-    if unpacked[257:262] == b"ustar":
+    if content[257:262] == b"ustar":
         raise InputError(f"{file}: is an archive; its name must end in .tar.gz or .tgz")
-    return unpacked
+    return content
 
 
 def _text_of(data: bytes) -> str | None:
@@ -313,7 +314,7 @@ def host_sources(tree: CheckedTree, tell: Tell) -> Iterator[Source | Functions]:
         places = f"sys/class/iommu, {PCI}, {TABLES}, {DEVICE_TREE}, proc/cmdline"
         raise InputError(f"{tree.name}: is no host and no capture: has none of {places}; name single files one by one")
     only = Only("host", tree.name, zlib.crc32(tree.name.encode()))
-    yield Source(Trust.LOG, lambda buses: Said(tree.name, findings=list(tree.findings)), only)
+    yield Source(Trust.LOG, lambda buses: Said(tree.name, findings=[*tree.findings, *incomplete(tree)]), only)
 
 
 def _host_sources(tree: CheckedTree, tell: Tell) -> Iterator[Source | Functions]:
@@ -323,7 +324,7 @@ def _host_sources(tree: CheckedTree, tell: Tell) -> Iterator[Source | Functions]
             yield _source(Trust.RUNNING_KERNEL, says(tree))
     if tree.names(PCI):
         tell(PCI)
-        yield Functions(PCI, tuple(functions(tree)))
+        yield Functions(PCI, tuple(functions(tree)), of_host=True)
     yield from _firmware(tree, tell)
     if tree.names(DEBUGFS):
         tell(DEBUGFS)

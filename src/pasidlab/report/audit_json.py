@@ -68,4 +68,6 @@ def comparison_records(
 
 def counts(findings: tuple[Finding, ...]) -> dict[str, int]:
     """Return how many findings there are of each level."""
-    return {level.value: sum(finding.rule.level is level for finding in findings) for level in Level}
+    return {
+        level.value: sum(1 + finding.more for finding in findings if finding.rule.level is level) for level in Level
+    }

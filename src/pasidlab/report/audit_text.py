@@ -11,13 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pasidlab.audit import Audit, Difference, Room, Row
+from pasidlab.audit import Audit, Difference, Kind, Row
+from pasidlab.explain.general import sentence_of
 from pasidlab.report.findings import WIDTH, counts_text, finding_lines
 from pasidlab.report.machine import machine_text
-from pasidlab.rules import MOST_LISTED, RULES, listing
+from pasidlab.rules import MOST_LISTED, RULES, counted, listing
 
 Alike = list[Row]
 """Rows that differ in nothing that the table shows but the device."""
+UNKNOWN = "?"
+"""What the table has where an import could not find it out."""
 MOST_ALIKE = 40
 """How many different rows the table has; the JSON output has all."""
 
@@ -28,11 +31,14 @@ def print_audit(audit: Audit, title: str, console: Console) -> None:
     rows = _alike(audit.rows)
     if rows:
         console.print(_table(audit, rows[:MOST_ALIKE]))
-    for line in (*_after_table(audit, rows), *finding_lines(audit.findings)):
+    width = min(console.width, WIDTH)
+    for line in (*_after_table(audit, rows, width), *finding_lines(audit.findings, width=width)):
         _print(console, escape(line))
     usable = sum(bool(row.usable) for row in audit.rows)
-    counted = counts_text(audit.findings)
-    _print(console, f"{len(audit.rows):,} devices with PASIDs or in a group with one, {usable:,} usable; {counted}")
+    found = counts_text(audit.findings)
+    _print(
+        console, f"{counted(len(audit.rows), 'device')} with PASIDs or in a group with one, {usable:,} usable; {found}"
+    )
 
 
 def _alike(rows: Iterable[Row]) -> list[Alike]:
@@ -61,23 +67,32 @@ def _table(audit: Audit, rows: list[Alike]) -> Table:
         row = alike[0]
         bits = "-" if row.bits is None else str(row.bits)
         style = "green" if row.usable else "red"
-        usable = f"[{style}]{row.usable:,}[/{style}]"
+        usable = UNKNOWN if _unknown(row) else f"[{style}]{row.usable:,}[/{style}]"
         rooms = (cells[number] for cells in columns)
-        table.add_row(escape(_names(alike)), escape(row.iommu or "none"), bits, usable, row.limit.kind.value, *rooms)
+        table.add_row(escape(_names(alike)), escape(_iommu(row)), bits, usable, row.limit.kind.value, *rooms)
     return table
+
+
+def _iommu(row: Row) -> str:
+    return row.iommu or (UNKNOWN if _unknown(row) else "none")
+
+
+def _unknown(row: Row) -> bool:
+    return row.limit.kind is Kind.UNKNOWN
 
 
 def _columns(audit: Audit, rows: list[Alike]) -> dict[tuple[str, ...], list[str]]:
     """Return the different columns of rooms, cell by cell, each with the schemes that it is of."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for scheme in audit.schemes:
-        cells = tuple(_room(alike[0].rooms[scheme]) for alike in rows)
+        cells = tuple(_room(alike[0], scheme) for alike in rows)
         columns.setdefault(cells, []).append(scheme)
     return columns
 
 
-def _room(room: Room) -> str:
-    return f"{room.spaces:,}\n{room.result}"
+def _room(row: Row, scheme: str) -> str:
+    room = row.rooms[scheme]
+    return UNKNOWN if _unknown(row) else f"{room.spaces:,}\n{room.result}"
 
 
 def _names(alike: Alike) -> str:
@@ -85,13 +100,13 @@ def _names(alike: Alike) -> str:
     return alike[0].device if not more else f"{alike[0].device}\nand {more:,} more"
 
 
-def _after_table(audit: Audit, rows: list[Alike]) -> Iterator[str]:
+def _after_table(audit: Audit, rows: list[Alike], width: int) -> Iterator[str]:
     """Yield what stands between the table and the findings."""
     if len(rows) > MOST_ALIKE:
         yield f"and {len(rows) - MOST_ALIKE:,} more rows, which --json prints"
     lines = [*_limits(rows[:MOST_ALIKE]), *_sharing(audit), *_groups(audit.rows), *_nexts(audit, rows)]
     for line in lines:
-        yield from textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        yield from textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     if lines and audit.findings:
         yield ""
 
@@ -121,12 +136,12 @@ def _groups(rows: Iterable[Row]) -> Iterator[str]:
 
 def _nexts(audit: Audit, rows: Iterable[Alike]) -> Iterator[str]:
     """Yield each rule that refuses the bind after the last that fits."""
-    rooms = [room for alike in rows for room in alike[0].rooms.values()]
+    rooms = [room for alike in rows if not _unknown(alike[0]) for room in alike[0].rooms.values()]
     if rooms:
         last = "the last column counts" if len(audit.schemes) == 1 else "the last columns count"
         yield f"{last} the processes that fit where nothing else is bound; one more gets"
     for rule, result in {room.rule: room.result for room in rooms}.items():
-        yield f"  {result}: {RULES[rule].check} [{rule}]"
+        yield f"  {result}: {sentence_of(RULES[rule])} [{rule}]"
 
 
 # --- what differs ----------------------------------------------------------------------------------------------

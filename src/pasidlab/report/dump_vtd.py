@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pasidlab.description.requesters import source_text
 from pasidlab.drivers.intel.driver import Instance
 from pasidlab.formats import fields_text, words_text
 from pasidlab.hw.pagetable.contract import Start, WalkFault
 from pasidlab.hw.pagetable.vtd_second import SecondStage
 from pasidlab.hw.pagetable.x86 import X86Paging
+from pasidlab.hw.requester import rid_text
 from pasidlab.hw.vtd import inspect
 from pasidlab.hw.vtd.caches import Kept, Tag, TlbKey
 from pasidlab.hw.vtd.contexts import DeviceContext, LegacyContext, Paging
@@ -84,7 +84,7 @@ class VtdTree(IommuTree):
 
     def _source_name(self, source: int) -> str:
         dev = self.devices.get(source)
-        return f"{source_text(source)}, {'no device' if dev is None else dev.name}"
+        return f"{rid_text(source)}, {'no device' if dev is None else dev.name}"
 
     # --- registers, fault records, queues ------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class VtdTree(IommuTree):
     def _context(self, entry: Placed[ContextEntry] | Placed[ScalableContextEntry]) -> Node:
         word = entry.word
         text = f"context entry of {self._source_name(entry.key)} at {entry.address:#x}"
-        shared = {"source_id": source_text(entry.key)} | self._device_at(entry.key)
+        shared = {"source_id": rid_text(entry.key)} | self._device_at(entry.key)
         found = None if word is None else inspect.context(self.unit, word)
         if isinstance(found, LegacyContext):
             text += f": {_domain(found.paging)}"
@@ -245,13 +245,13 @@ class VtdTree(IommuTree):
             what = _domain(found.paging)
         else:
             what = f"PASID directory at {found.directory:#x}"
-        record = {"kind": "cached_context", "source_id": source_text(source), "state": what}
+        record = {"kind": "cached_context", "source_id": rid_text(source), "state": what}
         return Node(f"context entry of {self._source_name(source)}: {what}", record)
 
     def _cached_pasid(self, cached: tuple[tuple[int, int], Paging | Refused]) -> Node:
         (source, pasid), found = cached
         what = f"refused [{found.rule.id}]" if isinstance(found, Refused) else _domain(found)
-        record = {"kind": "cached_pasid", "source_id": source_text(source), "pasid": pasid, "state": what}
+        record = {"kind": "cached_pasid", "source_id": rid_text(source), "pasid": pasid, "state": what}
         return Node(f"entry of PASID {pasid} of {self._source_name(source)}: {what}", record)
 
     def _translation(self, cached: tuple[TlbKey, Kept]) -> Node:
@@ -265,7 +265,7 @@ class VtdTree(IommuTree):
 
 
 def _fault(index: int, record: FaultRecord) -> Node:
-    who = {"kind": "fault", "register": index, "source_id": source_text(record.sid)}
+    who = {"kind": "fault", "register": index, "source_id": rid_text(record.sid)}
     return Node(f"register {index}: {words_text(record)}: {fields_text(record)}", who | word_record(record))
 
 

@@ -10,6 +10,7 @@ import msgspec
 from pasidlab import audit, conform, explain, runner  # noqa: F401 - importing them declares every rule
 from pasidlab.explore import properties  # noqa: F401 - likewise
 from pasidlab.linux.profiles import WITNESSED, Profile, switch_fields
+from pasidlab.platforms import importing  # noqa: F401 - likewise
 from pasidlab.rules import RULES, Rule
 from pasidlab.schemes import Options
 

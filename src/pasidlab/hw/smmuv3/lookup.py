@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pasidlab.hw.cache import Cache
+from pasidlab.hw.cache import Cache, PairCache
 from pasidlab.hw.pagetable.contract import Access, Touch, WalkFault
 from pasidlab.hw.pagetable.walker import walk
 from pasidlab.hw.smmuv3.contexts import Context, Decoder, Stream
@@ -167,8 +167,8 @@ class Lookup:
         self._decoder = Decoder(features)
         self._l1stds: Cache[int, L1Std] = Cache(capacity)
         self._streams: Cache[int, Found] = Cache(capacity)
-        self._l1cds: Cache[tuple[int, int], L1Cd] = Cache(capacity)
-        self._contexts: Cache[tuple[int, int], FoundContext] = Cache(capacity)
+        self._l1cds: PairCache[L1Cd] = PairCache(capacity)
+        self._contexts: PairCache[FoundContext] = PairCache(capacity)
 
     # --- the stream table --------------------------------------------------------------------------------------
 
@@ -338,22 +338,20 @@ class Lookup:
     def forget_streams(self, first: int, lg2: int) -> None:
         """CFGI_STE_RANGE: 2**`lg2` streams, aligned."""
         self._streams.drop_where(lambda sid: sid >> lg2 == first >> lg2)
-        self._forget_cds(first, lg2)
+        self._contexts.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
+        self._l1cds.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
         self._l1stds.clear()
 
     def forget_context(self, sid: int, ssid: int, leaf: bool) -> None:
         """CFGI_CD: one CD, and without Leaf the level 1 descriptors of the stream's CD table."""
         self._contexts.drop((sid, ssid))
         if not leaf:
-            self._l1cds.drop_where(lambda key: key[0] == sid)
+            self._l1cds.drop_first(sid)
 
     def forget_contexts(self, sid: int) -> None:
         """CFGI_CD_ALL: every CD and level 1 descriptor of a stream's CD table."""
-        self._forget_cds(sid, 0)
-
-    def _forget_cds(self, first: int, lg2: int) -> None:
-        self._contexts.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
-        self._l1cds.drop_where(lambda key: key[0] >> lg2 == first >> lg2)
+        self._contexts.drop_first(sid)
+        self._l1cds.drop_first(sid)
 
     def forget_all(self) -> None:
         """CFGI_ALL."""

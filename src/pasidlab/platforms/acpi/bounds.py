@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pasidlab.platforms.acpi.region import Region
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
 from pasidlab.rules import Level, Rule
 
 MOST_STRUCTURES = 4096
@@ -19,7 +19,7 @@ TOO_MANY = Rule(
     "pasidlab's bound of structures",
     "a table has more structures than any machine needs",
     "{file}, offset {offset}: more than {most} {what} in one table; the rest is not read",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 

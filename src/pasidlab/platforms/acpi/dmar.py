@@ -18,20 +18,22 @@ out to be bridges are refused; virtual functions, which have the unit of their p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pasidlab.hw.requester import LAST_RID
 from pasidlab.platforms.acpi.dmar_checks import check, units
 from pasidlab.platforms.acpi.dmar_table import Dmar, Scope, Structure, is_pci, read_structures
 from pasidlab.platforms.acpi.dmar_words import SCOPE_NAMES, Andd, Atsr, Drhd, Satc, ScopeType
-from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said
+from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said, rid_at
 
 __all__ = ["Buses", "Dmar", "Scope", "Structure", "dmar_ats", "dmar_says", "read_dmar"]
 
 Buses = Callable[[Rid], tuple[int, int] | None]
 """Gives the secondary and the subordinate bus of a bridge; None when it is none, or not known."""
-LAST_RID = 0xFFFF
 KEY = "ats"
+MOST_COMPARED = 1 << 21
+"""How many pairs of a range and a statement of ATS are looked at."""
 
 
 def no_buses(bridge: Rid) -> tuple[int, int] | None:
@@ -40,7 +42,11 @@ def no_buses(bridge: Rid) -> tuple[int, int] | None:
 
 
 def read_dmar(data: bytes, file: str = "DMAR") -> Dmar:
-    """Read a DMAR table; what is wrong with it is in `findings`. Raises InputError for what is no DMAR."""
+    """Read a DMAR: its remapping structures with their device scopes, as Intel VT-d 4.1, chapter 8, defines them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no DMAR, or larger than 1 MiB.
+    """
     dmar = read_structures(data, file)
     check(dmar)
     return dmar
@@ -48,14 +54,15 @@ def read_dmar(data: bytes, file: str = "DMAR") -> Dmar:
 
 def dmar_says(dmar: Dmar, buses: Buses = no_buses) -> Said:
     """Return what a table says of a machine; without `buses`, only paths of one step can be followed."""
-    said = Said(dmar.table.region.file, findings=list(dmar.findings))
+    said = Said(dmar.file, findings=list(dmar.findings))
     _say_platform(dmar, said)
     topology = _Topology(dmar, buses)
     named = [(f"dmar{number}", structure, drhd) for number, (structure, drhd) in enumerate(units(dmar))]
     for name, structure, drhd in named:
         said.iommus.append(Iommu(name, "intel-vtd", _origin(structure), drhd.register_base_address))
         said.endpoints.extend(_namespace_devices(dmar, name, structure))
-    said.rid_maps.extend(_limited(_maps(topology, named), topology.limits()))
+    maps = list(_maps(topology, named))
+    said.rid_maps.extend(_limited(maps, _first_limits(topology.limits(), maps, said)))
     said.remarks.extend(topology.unknown)
     return said
 
@@ -135,7 +142,7 @@ class _Topology:
                     self._miss(rid, f"{scope.text} is left out")
                     return None
                 bus = behind[0]
-            rid = Rid(segment, bus << 8 | step.device << 3 | step.function)
+            rid = rid_at(segment, bus, step.device, step.function)
         return rid
 
     def functions(self, structure: Structure, segment: int) -> list[Rid]:
@@ -220,7 +227,17 @@ def _maps(topology: _Topology, named: list[tuple[str, Structure, Drhd]]) -> Iter
             yield RidMap(drhd.segment_number, 0, LAST_RID, name, origin)
 
 
-def _limited(maps: Iterator[RidMap], limits: list[_Limit]) -> Iterator[RidMap]:
+def _first_limits(limits: list[_Limit], maps: list[RidMap], said: Said) -> list[_Limit]:
+    """Return as many limits as can be held against each map in time; no machine has nearly so many."""
+    most = MOST_COMPARED // max(1, len(maps))
+    if len(limits) > most:
+        said.remarks.append(
+            f"DMAR: {len(maps)} ranges and {len(limits)} statements of ATS; only {most} of these are used"
+        )
+    return limits[:most]
+
+
+def _limited(maps: Iterable[RidMap], limits: list[_Limit]) -> Iterator[RidMap]:
     """Yield maps, and before each the parts of which the table says more, those that no earlier map had."""
     seen: set[tuple[int, int, int]] = set()
     for one in maps:
@@ -240,9 +257,7 @@ def _say_platform(dmar: Dmar, said: Said) -> None:
     """What people should know of the whole platform."""
     fields, file = dmar.fields, _where(dmar)
     remarks = said.remarks
-    remarks.append(
-        f"{file}: checksum {'right' if dmar.table.checksum_ok else 'wrong'}; no PASID width is in this table"
-    )
+    remarks.append(f"{file}: no PASID width is in this table")
     remarks.append(f"{file}: physical addresses of {fields.host_address_width + 1} bits")
     if fields.dma_ctrl_platform_opt_in_flag:
         remarks.append(f"{file}: firmware asks for protection from external devices (DMA_CTRL_PLATFORM_OPT_IN_FLAG)")

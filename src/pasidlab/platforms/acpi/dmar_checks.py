@@ -7,8 +7,9 @@ Linux 6.12.
 
 from __future__ import annotations
 
-from pasidlab.platforms.acpi.dmar_table import FIX, PAGE_BYTES, VTD, Dmar, Structure, is_pci
+from pasidlab.platforms.acpi.dmar_table import PAGE_BYTES, VTD, Dmar, Structure, is_pci
 from pasidlab.platforms.acpi.dmar_words import Andd, Drhd, Rhsa, Rmrr, ScopeType
+from pasidlab.platforms.acpi.region import TAKE_AGAIN
 from pasidlab.rules import Level, Rule
 
 BAD_BASE = Rule(
@@ -27,7 +28,7 @@ SAME_UNIT = Rule(
     "{file}, offset {offset}: a second DRHD of segment {segment:04x} with registers at {base:#x}; "
     "Linux leaves it out with its device scopes, as is done here",
     source="Linux 6.12 and later (read)",
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 SAME_BASE = Rule(
     "dmar.same-base",
@@ -36,7 +37,7 @@ SAME_BASE = Rule(
     "{file}, offset {offset}: the registers at {base:#x} of segment {segment:04x} are those of a DRHD of segment "
     "{other:04x} too; Linux cannot reserve them twice, and drops all IOMMUs",
     source="Linux 6.12 and later (read)",
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 TWO_INCLUDE_ALL = Rule(
@@ -45,7 +46,7 @@ TWO_INCLUDE_ALL = Rule(
     "two DRHD of one segment have INCLUDE_PCI_ALL",
     "{file}, offset {offset}: a second DRHD of segment {segment:04x} that takes all the rest; the first takes it",
     source="VT-d 4.1, 8.3",
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NOT_LAST = Rule(
@@ -64,7 +65,7 @@ SAME_SCOPE = Rule(
     "{file}, offset {offset}: {scope} of segment {segment:04x} belongs to the DRHD at {first:#x} too; "
     "Linux takes the one that comes later in the table",
     source="Linux 6.12 and later (read)",
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 RHSA_UNIT = Rule(
     "dmar.rhsa-unit",
@@ -72,7 +73,7 @@ RHSA_UNIT = Rule(
     "an RHSA names registers that no DRHD has",
     "{file}, offset {offset}: an RHSA for registers at {base:#x}, which no DRHD has; Linux warns and leaves it out",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 RMRR_RANGE = Rule(
     "dmar.rmrr-range",
@@ -80,7 +81,7 @@ RMRR_RANGE = Rule(
     "an RMRR does not begin and end at a page, or ends before it begins",
     "{file}, offset {offset}: an RMRR from {base:#x} to {limit:#x}, which are no whole pages; Linux warns",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 NO_ANDD = Rule(
     "dmar.no-andd",
@@ -88,7 +89,7 @@ NO_ANDD = Rule(
     "a device scope names a namespace device that no ANDD declares",
     "{file}, offset {offset}: namespace device {number} in a device scope, and no ANDD gives its name",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 
 

@@ -30,13 +30,12 @@ from pasidlab.platforms.acpi.dmar_words import (
     ScopeType,
     Sidp,
 )
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table, read_table
-from pasidlab.platforms.acpi.region import Region
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable, read_table
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
+from pasidlab.rules import Level, Rule
 
 R = TypeVar("R", bound=RemappingStructure)
 VTD = "VT-d 4.1, chapter 8"
-FIX = "take the table again; if it is the same, ask for newer firmware"
 MOST_ADDRESS_BITS = 52
 FIRST_STRUCTURE = HEADER_BYTES + DmarFields.SIZE // 8
 PAGE_BYTES = 4096
@@ -47,7 +46,7 @@ ADDRESS_WIDTH = Rule(
     "the host address width is below 12 bits or above 52",
     "{file}, offset {offset}: physical addresses of {width} bits; there are 12 to 52. Linux refuses fewer than 12",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NO_UNIT = Rule(
@@ -73,7 +72,7 @@ UNKNOWN_SCOPE = Rule(
     "a device scope's type is none of 1 to 5",
     "{file}, offset {offset}: device scope of type {type} in {holder}; Linux warns and leaves it out, as is done here",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 BAD_PATH = Rule(
     "dmar.bad-path",
@@ -81,7 +80,7 @@ BAD_PATH = Rule(
     "a path has a device above 31 or a function above 7, is empty, or ends within an entry",
     "{file}, offset {offset}: device scope of {holder}: {what}; the scope is left out",
     source="VT-d 4.1, 8.3.1",
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 ANDD_NAME = Rule(
@@ -90,7 +89,7 @@ ANDD_NAME = Rule(
     "the name of an ANDD does not end with a zero",
     "{file}, offset {offset}: the name of ANDD device {number} has no end; Linux refuses the whole table",
     source=VTD,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 
@@ -136,17 +135,11 @@ class Structure:
 
 
 @dataclass(frozen=True, slots=True)
-class Dmar:
+class Dmar(ReadTable):
     """A DMAR table: `fields` after its header, and all structures in order."""
 
-    table: Table
     fields: DmarFields
     structures: tuple[Structure, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     def all_of(self, kind: type[R]) -> Iterator[tuple[Structure, R]]:
         """Yield the structures of one kind, each with its fields."""
@@ -171,8 +164,7 @@ def read_structures(data: bytes, file: str) -> Dmar:
     fields = table.region.read(DmarFields, HEADER_BYTES, "what follows the header") or DmarFields()
     _check_width(table.region, fields)
     body = table.region.part(FIRST_STRUCTURE)
-    least = RemappingStructure.SIZE // 8
-    found = first_ones(body.structures(_structure_length, least, "remapping structure"), "remapping structures")
+    found = first_ones(body.headed(RemappingStructure, "remapping structure"), "remapping structures")
     left = Budget()
     structures = tuple(one for region in found if (one := _structure(region, left)) is not None)
     if not any(isinstance(one.word, Drhd) for one in structures):
@@ -184,11 +176,6 @@ def _check_width(region: Region, fields: DmarFields) -> None:
     width = fields.host_address_width + 1
     if len(region) >= FIRST_STRUCTURE and not 12 <= width <= MOST_ADDRESS_BITS:
         region.found(ADDRESS_WIDTH, HEADER_BYTES, width=width)
-
-
-def _structure_length(region: Region) -> int | None:
-    word = region.read(RemappingStructure)
-    return None if word is None else word.length
 
 
 def _structure(region: Region, left: Budget) -> Structure | None:
@@ -218,17 +205,12 @@ def _scopes(region: Region, kind: type[RemappingStructure], left: Budget) -> Ite
     holder = f"{kind.__name__.upper()} at {region.start:#x}"
     body = region.part(kind.SIZE // 8)
     least = DeviceScope.SIZE // 8
-    every = body.structures(_scope_length, least, f"device scope of {holder}")
+    every = body.headed(DeviceScope, f"device scope of {holder}")
     for part in first_ones(every, "device scopes", left):
         word = DeviceScope.unpack(part.data[:least])
         path = tuple(PathEntry.unpack(part.data[at : at + 2]) for at in range(least, len(part) - 1, 2))
         if _is_good(part, word, path, holder):
             yield Scope(word, path, part.start)
-
-
-def _scope_length(region: Region) -> int | None:
-    word = region.read(DeviceScope)
-    return None if word is None else word.length
 
 
 def _is_good(region: Region, word: DeviceScope, path: tuple[PathEntry, ...], holder: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pasidlab.errors import InputError
-from pasidlab.platforms.acpi.region import Region
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
 from pasidlab.rules import Finding, Level, Rule
 from pasidlab.words import Word, bits
 
@@ -40,7 +40,7 @@ CHECKSUM = Rule(
     "the sum of all bytes of the table is not 0",
     "{file}: the bytes of {signature} add up to {total:#04x}, not 0: checksum {checksum:#04x}, right were {right:#04x}",
     source="ACPI 6.5, 5.2.6",
-    remedy="take the table again; if it is the same, the firmware is wrong, and Linux may have refused the table",
+    remedy=f"{TAKE_AGAIN}, since Linux may have refused the table",
 )
 TRUNCATED = Rule(
     "acpi.truncated",
@@ -57,7 +57,7 @@ TOO_SMALL = Rule(
     "the length in the header is smaller than the header",
     "{file}: {signature} says that it has {length} bytes, fewer than its header of 36; all {size} of the file are read",
     source="ACPI 6.5, 5.2.6",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 
@@ -79,6 +79,27 @@ class Table:
     region: Region
     checksum_ok: bool
     findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTable:
+    """A table that was read; each kind adds the `fields` after the header, and its structures.
+
+    Attributes:
+        table: as its header describes it.
+    """
+
+    table: Table
+
+    @property
+    def file(self) -> str:
+        """What messages call the file."""
+        return self.table.region.file
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong with it."""
+        return self.table.findings
 
 
 def read_table(data: bytes, file: str, signature: str | None = None) -> Table:

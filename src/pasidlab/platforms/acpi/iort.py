@@ -14,7 +14,7 @@ from pasidlab.platforms.acpi.header import HEADER_BYTES, read_table
 from pasidlab.platforms.acpi.iort_checks import check_iort
 from pasidlab.platforms.acpi.iort_nodes import Iort, Mapping, Node, read_nodes
 from pasidlab.platforms.acpi.iort_says import iort_says
-from pasidlab.platforms.acpi.iort_words import IortHeader
+from pasidlab.platforms.acpi.iort_words import IortFields
 
 __all__ = ["MOST_BYTES", "Iort", "Mapping", "Node", "iort_says", "read_iort"]
 
@@ -23,12 +23,16 @@ MOST_BYTES = 256 << 10
 
 
 def read_iort(data: bytes, file: str = "IORT") -> Iort:
-    """Read an IORT from the bytes of a file; raises InputError for what is none."""
+    """Read an IORT: its nodes with their ID mappings, as Arm DEN0049 defines them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no IORT, or larger than 256 KiB.
+    """
     if len(data) > MOST_BYTES:
         raise InputError(f"{file}: larger than {MOST_BYTES >> 10} KiB, the most that is read of an IORT")
     table = read_table(data, file, "IORT")
-    header = table.region.read(IortHeader, HEADER_BYTES, "the header of the IORT")
-    nodes = read_nodes(table.region, header) if header is not None else ()
-    iort = Iort(file, table, header or IortHeader(), nodes)
+    fields = table.region.read(IortFields, HEADER_BYTES, "the header of the IORT")
+    nodes = read_nodes(table.region, fields) if fields is not None else ()
+    iort = Iort(table, fields or IortFields(), nodes)
     check_iort(iort)
     return iort

@@ -31,11 +31,11 @@ from pasidlab.platforms.acpi.iort_words import (
     Smmu,
     Smmuv3,
 )
+from pasidlab.platforms.acpi.region import TAKE_AGAIN
+from pasidlab.platforms.said import MOST_PASID_BITS
 from pasidlab.rules import Level, Rule
 
-PASID_BITS = 20
 """Bits of a PASID (PCIe 6.0, 6.20)."""
-_WRONG = "take the table again; if it is the same, the firmware is wrong"
 _FIRMWARE = "a newer firmware may say otherwise"
 
 BAD_REFERENCE = Rule(
@@ -44,7 +44,7 @@ BAD_REFERENCE = Rule(
     "a reference leads where no node begins",
     "{file}, offset {offset}: {what} of the {node} refers to {reference:#x}, where no node begins; it leads nowhere",
     source="DEN0049, ID mapping format",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 WRONG_REFERENCE = Rule(
@@ -53,7 +53,7 @@ WRONG_REFERENCE = Rule(
     "an ID mapping leads to a node that such nodes do not map to",
     "{file}, offset {offset}: {what} of the {node} leads to the {target}; allowed are: {allowed}",
     source="DEN0049, ID mapping format",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
 )
 LOOP = Rule(
     "iort.loop",
@@ -61,7 +61,7 @@ LOOP = Rule(
     "ID mappings lead back to a node that they came through",
     "{file}, offset {offset}: {what} of the {node} leads back to the {target}; Linux would follow it for ever",
     source="iort_node_map_id (drivers/acpi/arm64/iort.c)",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 OVERLAP = Rule(
@@ -78,7 +78,7 @@ ID_RANGE = Rule(
     "the IDs of a mapping do not fit 32 bits",
     "{file}, offset {offset}: {what} of the {node} maps {count} IDs from {input:#x} to {output:#x}, beyond 32 bits",
     source="DEN0049, ID mapping format",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
 )
 DUPLICATE_BASE = Rule(
     "iort.duplicate-base",
@@ -86,7 +86,7 @@ DUPLICATE_BASE = Rule(
     "two SMMU nodes have the same base address",
     "{file}, offset {offset}: the {node} has base address {base:#x}, as the {other} has",
     source="DEN0049, SMMUv3 node",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 SEGMENT_TWICE = Rule(
@@ -248,7 +248,7 @@ def _winner(lower: Mapping, upper: Mapping) -> str:
 
 def _named_component(iort: Iort, node: Node, word: NamedComponent) -> None:
     """Check what a named component says of its PASIDs."""
-    if word.substream_width > PASID_BITS:
+    if word.substream_width > MOST_PASID_BITS:
         _found(iort, WIDTH, node, width=word.substream_width)
     if word.stall_supported and not word.substream_width:
         _found(iort, STALL_WITHOUT_PASIDS, node, name=node.name)
@@ -259,7 +259,7 @@ def _root_complex(iort: Iort, node: Node, word: RootComplex) -> None:
     if _reaches_smmu(iort, node):
         _ats(iort, node, word)
     segment = word.pci_segment_number
-    if word.max_pasid_width > PASID_BITS:
+    if word.max_pasid_width > MOST_PASID_BITS:
         _found(iort, WIDTH, node, width=word.max_pasid_width)
     if word.pasid_supported_once and not word.pasid_supported:
         _found(iort, PASID_FLAG, node, segment=segment, flags=word.flags)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable
 from pasidlab.platforms.acpi.iort_words import (
     NODE_NAMES,
     NODES,
     IdMapping,
-    IortHeader,
+    IortFields,
     IortNodeHeader,
     ItsGroup,
     Iwb,
@@ -29,13 +29,12 @@ from pasidlab.platforms.acpi.iort_words import (
     Rmr,
     RmrRange,
 )
-from pasidlab.platforms.acpi.region import Region
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
+from pasidlab.rules import Level, Rule
 from pasidlab.words import Word
 
 _HEADER_BYTES = IortNodeHeader.SIZE // 8
-_LEAST_OFFSET = HEADER_BYTES + IortHeader.SIZE // 8
-_WRONG = "take the table again; if it is the same, the firmware is wrong"
+_LEAST_OFFSET = HEADER_BYTES + IortFields.SIZE // 8
 
 NODE_OFFSET = Rule(
     "iort.node-offset",
@@ -43,7 +42,7 @@ NODE_OFFSET = Rule(
     "the offset of the first node lies outside of the table, or in its header",
     "{file}: the first node is said to be at {node_offset:#x}; allowed are {least:#x} to {most:#x}; no node is read",
     source="DEN0049, IORT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NODE_COUNT = Rule(
@@ -52,7 +51,7 @@ NODE_COUNT = Rule(
     "the table has fewer nodes than its header counts",
     "{file}: the header counts {count} nodes, and {read} can be read",
     source="DEN0049, IORT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 BYTES_LEFT = Rule(
@@ -78,7 +77,7 @@ SHORT_NODE = Rule(
     "{file}, offset {offset}: the {what} has {have} bytes between header and ID mappings, and needs {needed}; "
     "what it says is not read",
     source="DEN0049",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 MISSING_FIELDS = Rule(
@@ -88,7 +87,7 @@ MISSING_FIELDS = Rule(
     "{file}, offset {offset}: the {what} is of revision {revision}, which has {needed} bytes between header and ID "
     "mappings, and there are {have}; fields that are missing read as 0",
     source="DEN0049",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
 )
 LIST_TOO_LONG = Rule(
     "iort.list-too-long",
@@ -97,7 +96,7 @@ LIST_TOO_LONG = Rule(
     "{file}, offset {offset}: the {what} counts {count} {items} from its byte {byte} on, and {fit} fit in it; "
     "only those are read",
     source="DEN0049; iort_node_map_id reads on beyond the node",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 
@@ -148,18 +147,11 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Iort:
-    """An IORT: the file's name, the table as its ACPI header describes it, its own header, and its nodes in order."""
+class Iort(ReadTable):
+    """An IORT: `fields` after its header, and its nodes in order."""
 
-    file: str
-    table: Table
-    header: IortHeader
+    fields: IortFields
     nodes: tuple[Node, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     @cached_property
     def by_offset(self) -> dict[int, Node]:
@@ -173,25 +165,20 @@ def kind_of(header: IortNodeHeader) -> str:
     return f"{name} node" if name else f"node of type {header.type}"
 
 
-def read_nodes(table: Region, header: IortHeader) -> tuple[Node, ...]:
+def read_nodes(table: Region, fields: IortFields) -> tuple[Node, ...]:
     """Read the nodes of a table, as many as its header counts."""
-    start, count = header.node_offset, header.node_count
+    start, count = fields.node_offset, fields.node_count
     if not _LEAST_OFFSET <= start <= len(table):
         table.found(NODE_OFFSET, HEADER_BYTES, node_offset=start, least=_LEAST_OFFSET, most=len(table))
         return ()
-    parts = list(islice(table.part(start).structures(_length, _HEADER_BYTES, "a node of the IORT"), count))
+    every = table.part(start).headed(IortNodeHeader, "a node of the IORT", "the header of a node of the IORT")
+    parts = list(islice(every, count))
     if len(parts) < count:
         table.found(NODE_COUNT, HEADER_BYTES, count=count, read=len(parts))
     end = parts[-1].start - table.start + len(parts[-1]) if parts else start
     if len(parts) == count and end < len(table):
         table.found(BYTES_LEFT, end, left=len(table) - end, count=count)
     return tuple(_node(part, part.start - table.start) for part in parts)
-
-
-def _length(rest: Region) -> int | None:
-    """Return how long the next node is."""
-    header = rest.read(IortNodeHeader, what="the header of a node of the IORT")
-    return None if header is None else header.length
 
 
 def _node(part: Region, offset: int) -> Node:

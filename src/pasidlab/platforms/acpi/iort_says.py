@@ -10,8 +10,7 @@ Decided here: an override of the table registers (HTTU) is said as what the SMMU
 remark, since no key depends on it. The root complex's PASID fields are no keys, since Linux does not look at them. A
 named component that maps a range of IDs, not single ones, is said to be behind the SMMU with all of them, though Linux
 does this only for buses whose devices bring their own ID; a finding tells. All its ID mappings count; Linux stops at
-the first that leads to no SMMU. A PASID width above 20 is said as 20, which
-is what Linux makes of it.
+the first that leads to no SMMU. A PASID width above 20 is said as 20, which is what Linux makes of it.
 
 Not said: reserved memory ranges, performance counters, interrupts, and address limits.
 """
@@ -21,18 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from pasidlab.platforms.acpi.iort_checks import PASID_BITS
+from pasidlab.hw.requester import LAST_RID
 from pasidlab.platforms.acpi.iort_nodes import Iort, Mapping, Node
 from pasidlab.platforms.acpi.iort_paths import Paths, Reach
 from pasidlab.platforms.acpi.iort_words import NamedComponent, RootComplex, Smmu, Smmuv3
-from pasidlab.platforms.said import Endpoint, Iommu, Known, RidMap, Said
+from pasidlab.platforms.acpi.region import TAKE_AGAIN
+from pasidlab.platforms.said import MOST_PASID_BITS, Endpoint, Iommu, Kind, Known, RidMap, Said, name_by_base
 from pasidlab.rules import Level, Rule
 
 MOST_STREAMS = 64
 """StreamIDs of a named component that are said."""
 MOST_MAPS = 4096
 """Maps of requester IDs that are said of one table."""
-_LAST_RID = 0xFFFF
 
 COMPONENT_RANGE = Rule(
     "iort.component-range",
@@ -74,7 +73,7 @@ PATHS_CUT = Rule(
     "ID mappings lead through more nodes than are followed",
     "{file}: ID mappings lead through too many nodes before an SMMU; where they end is not said",
     source="DEN0049, ID mapping format",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 TOO_MANY_MAPS = Rule(
@@ -83,7 +82,7 @@ TOO_MANY_MAPS = Rule(
     "the root complexes have more ID mappings than are said",
     "{file}: the root complexes have more than 4096 ID mappings in all; the rest is not said",
     source="pasidlab's bound",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
 )
 
 
@@ -111,7 +110,7 @@ def _say_smmu(said: Said, node: Node, word: Smmu | Smmuv3) -> None:
     """Say what the table tells of an SMMU."""
     origin = f"IORT, {node.title}"
     name = smmu_name(node)
-    smmu = Iommu(name, "arm-smmu-v3" if isinstance(word, Smmuv3) else "arm-smmu", origin, word.base_address)
+    smmu = Iommu(name, _kind(node), origin, word.base_address)
     said.iommus.append(smmu)
     if isinstance(word, Smmu):
         smmu.say("pasid_bits", 0, f"{origin}: an SMMUv1/v2 has no SubstreamIDs")
@@ -125,9 +124,12 @@ def _say_smmu(said: Said, node: Node, word: Smmu | Smmuv3) -> None:
 
 def smmu_name(node: Node) -> str:
     """Return the name in Linux of the SMMU that a node describes."""
-    prefix = "smmu3" if isinstance(node.word, Smmuv3) else "smmu"
     base = node.word.base_address if isinstance(node.word, Smmu | Smmuv3) else 0
-    return f"{prefix}.0x{base:016x}"
+    return name_by_base(_kind(node), base)
+
+
+def _kind(node: Node) -> Kind:
+    return "arm-smmu-v3" if isinstance(node.word, Smmuv3) else "arm-smmu"
 
 
 def _root_complexes(iort: Iort) -> Iterator[Node]:
@@ -146,7 +148,7 @@ def _rid_maps(paths: Paths, node: Node) -> Iterator[RidMap]:
     keys = {}
     if not word.ats_supported:
         keys["ats"] = Known(False, f"IORT, {node.title}, ATS attribute, bit 0")
-    for reach in paths.reaches(node, 0, _LAST_RID):
+    for reach in paths.reaches(node, 0, LAST_RID):
         yield _rid_map(word.pci_segment_number, node, reach, keys)
 
 
@@ -175,8 +177,8 @@ def _component(said: Said, paths: Paths, node: Node, word: NamedComponent) -> En
             streams.found(COMPONENT_UNMAPPED, width=width)
         return device
     streams.say(device)
-    raw = f", raw {width}" if width > PASID_BITS else ""
-    device.say("pasid_bits", min(width, PASID_BITS), f"{origin}, flags, bits 5:1 (SubstreamID width){raw}")
+    raw = f", raw {width}" if width > MOST_PASID_BITS else ""
+    device.say("pasid_bits", min(width, MOST_PASID_BITS), f"{origin}, flags, bits 5:1 (SubstreamID width){raw}")
     device.say("can_stall", word.stall_supported, f"{origin}, flags, bit 0 (stall supported)")
     return device
 

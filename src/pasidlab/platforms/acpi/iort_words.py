@@ -1,9 +1,9 @@
 """The structures of the IORT, the table in which Arm firmware says what reaches which SMMU, and under which number.
 
-Source: Arm DEN0049, IO Remapping Table, issues A to E.g, as ACPICA's actbl2.h (2025), EDK2's
-IoRemappingTable.h and Linux's drivers/acpi/arm64/iort.c have it; they agree, but for the bit of the PASID flag of a
-root complex (`pasid_supported_once`). Newer revisions only add: bytes at the end of a node, meanings of bits that
-were reserved, and the identifier in a node's header.
+Source: Arm DEN0049, IO Remapping Table, issues A to E.g, as ACPICA's actbl2.h (2025), EDK2's IoRemappingTable.h and
+Linux's drivers/acpi/arm64/iort.c have it; they agree, but for the bit of the PASID flag of a root complex
+(`pasid_supported_once`). Newer revisions only add: bytes at the end of a node, meanings of bits that were reserved, and
+the identifier in a node's header.
 
 Decided here: a word has the fields of the newest revision; `NODES` tells what of them a node of each revision has.
 """
@@ -29,7 +29,7 @@ SMMU_MODELS = {0: "SMMUv1", 1: "SMMUv2", 2: "MMU-400", 3: "MMU-500", 4: "MMU-401
 SMMUV3_MODELS = {0: "generic", 1: "HiSilicon Hi161x", 2: "Cavium CN99xx"}
 
 
-class IortHeader(Word, size=96):
+class IortFields(Word, size=96):
     """What follows the ACPI header (DEN0049, IORT)."""
 
     node_count = bits(31, 0)

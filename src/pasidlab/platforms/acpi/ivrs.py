@@ -1,8 +1,7 @@
 """IVRS, the table by which firmware describes AMD's IOMMUs: what it says of a machine.
 
 Source: init_iommu_all(), init_iommu_from_acpi(), get_global_efr(), early_iommu_features_init(), iommu_init_pci() and
-amd_iommu_pasid_supported() (drivers/iommu/amd/init.c), amd_iommu_gt_ppr_supported() (drivers/iommu/amd/amd_iommu.h);
-Linux 6.12.
+amd_iommu_pasid_supported() (drivers/iommu/amd/init.c), Linux 6.12; what the feature registers mean is in `amd`.
 
 Linux takes blocks of one type only, the last that the first IOMMU has, and of all feature registers what they have in
 common: bit by bit, the width of a PASID included. A function belongs to the unit whose entry comes last; a range
@@ -21,28 +20,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pasidlab.platforms.acpi.ivrs_checks import LINUX_PASID_BITS, NEEDED, RANGES, check, missing_features, takes_acpi
+from pasidlab.hw.requester import LAST_RID
+from pasidlab.platforms.acpi.ivrs_checks import RANGES, check, takes_acpi
 from pasidlab.platforms.acpi.ivrs_table import Entry, Ivrs, Memory, Unit, read_blocks
 from pasidlab.platforms.acpi.ivrs_words import (
     ENTRY_NAMES,
     AliasEntry,
     Entry4,
     EntryType,
-    ExtendedFeature,
     HidEntry,
     IvhdFeatures,
     SpecialEntry,
 )
+from pasidlab.platforms.acpi.region import ascii_text
+from pasidlab.platforms.amd import Efr, efr_says
+from pasidlab.platforms.origins import inside
 from pasidlab.platforms.said import Endpoint, Iommu, RidMap, Said
 
 __all__ = ["Entry", "Ivrs", "Memory", "Unit", "ivrs_says", "read_ivrs"]
 
-LAST_RID = 0xFFFF
 _SINGLE = (EntryType.SELECT, EntryType.EXT_SELECT, EntryType.ACPI_HID)
 
 
 def read_ivrs(data: bytes, file: str = "IVRS") -> Ivrs:
-    """Read an IVRS table; what is wrong with it is in `findings`. Raises InputError for what is no IVRS."""
+    """Read an IVRS: its IOMMUs with their device entries, and memory blocks, as drivers/iommu/amd/init.c takes them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no IVRS, or larger than 1 MiB.
+    """
     ivrs = read_blocks(data, file)
     check(ivrs)
     return ivrs
@@ -50,9 +55,7 @@ def read_ivrs(data: bytes, file: str = "IVRS") -> Ivrs:
 
 def ivrs_says(ivrs: Ivrs) -> Said:
     """Return what a table says of a machine."""
-    said = Said(ivrs.table.region.file, findings=list(ivrs.findings))
-    checksum = "right" if ivrs.table.checksum_ok else "wrong: Linux refuses this table"
-    said.remarks.append(f"IVRS: checksum {checksum}")
+    said = Said(ivrs.file, findings=list(ivrs.findings))
     for number, unit in enumerate(ivrs.linux_units):
         said.iommus.append(Iommu(f"ivhd{number}", "amd-vi", _origin(unit), unit.word.base_address))
     _say_types(ivrs, said)
@@ -92,7 +95,7 @@ def _say_features(ivrs: Ivrs, said: Said) -> None:
         _say_pasids(unit, common, iommu)
     levels = 5 if common.gats == 1 else 4
     said.remarks.append(f"IVRS: page tables of processes up to {levels} levels (EFR {common:#x}, GATS)")
-    if common.snp:
+    if common.snpsup:
         said.remarks.append("IVRS: SNP is supported (EFR bit 63); a kernel that turns it on gives no device a PASID")
 
 
@@ -108,15 +111,11 @@ def _say_without_efr(ivrs: Ivrs, said: Said) -> None:
         said.remarks.append(f"ivhd{number}: no valid EFR in the table ({hint}); {where}")
 
 
-def _say_pasids(unit: Unit, common: ExtendedFeature, iommu: Iommu) -> None:
+def _say_pasids(unit: Unit, common: Efr, iommu: Iommu) -> None:
     """Say the width of a unit's PASIDs, and whether it can share page tables with the CPU."""
-    width = min(common.pasmax + 1, LINUX_PASID_BITS) if common.gt else 0
     shared = "" if unit.efr == common else f", {common:#x} in common with the others"
     place = f"{_origin(unit)}, EFR {unit.efr:#x}{shared}"
-    iommu.say("pasid_bits", width, f"{place}, bits 36:32 (PASmax) and 4 (GT)")
-    if width:
-        iommu.say("max_pasids", (1 << width) - 1, f"{place}, as Linux computes it: one less than the width allows")
-    iommu.say("sva", not missing_features(common), f"{place}, bits 4, 1, 48 and 50 ({'/'.join(NEEDED.values())})")
+    efr_says(iommu, common, inside(place))
 
 
 # --- devices -------------------------------------------------------------------------------------------------------
@@ -168,9 +167,8 @@ def _range(segment: int, begin: Entry4, last: int, name: str, origin: str) -> It
 
 def _acpi_device(unit: Unit, name: str, entry: Entry, word: HidEntry) -> Endpoint:
     """Return the platform device of an entry, named as Linux compares it: hardware ID and unique ID."""
-    hid = word.hardware_id.to_bytes(8, "little").split(b"\0", 1)[0]
-    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in hid)
-    label = f"{text}:{entry.uid}" if entry.uid else text
+    hid = ascii_text(word.hardware_id.to_bytes(8, "little"))
+    label = f"{hid}:{entry.uid}" if entry.uid else hid
     origin = f"{_origin(unit)}, ACPI device at {entry.offset:#x}"
     device = Endpoint(label, "platform", origin)
     device.say("iommu", name, origin)

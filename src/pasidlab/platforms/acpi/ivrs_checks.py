@@ -1,22 +1,21 @@
 """What is wrong with an IVRS table when its blocks are held against each other, and against what Linux can do.
 
 Source: get_highest_supported_ivhd_type(), get_global_efr(), init_iommu_all(), init_iommu_from_acpi() and
-iommu_init_pci() (drivers/iommu/amd/init.c), amd_iommu_gt_ppr_supported() (drivers/iommu/amd/amd_iommu.h); Linux 6.12.
+iommu_init_pci() (drivers/iommu/amd/init.c), Linux 6.12; which features Linux asks for is in `amd`.
 """
 
 from __future__ import annotations
 
-from pasidlab.platforms.acpi.ivrs_table import FIX, INIT, READ, Entry, Ivrs, Unit
-from pasidlab.platforms.acpi.ivrs_words import EntryType, ExtendedFeature, ExtEntry, HidEntry
+from pasidlab.platforms.acpi.ivrs_table import INIT, READ, Entry, Ivrs, Unit
+from pasidlab.platforms.acpi.ivrs_words import EntryType, ExtEntry, HidEntry
+from pasidlab.platforms.acpi.region import TAKE_AGAIN
+from pasidlab.platforms.amd import LINUX_PASID_BITS, missing_features
 from pasidlab.platforms.said import Rid
 from pasidlab.rules import Level, Rule
 
-LINUX_PASID_BITS = 16
 ACPI_TYPE = 0x40
 """The only type of block whose ACPI devices Linux takes."""
 RANGES = (EntryType.SELECT_RANGE_START, EntryType.ALIAS_RANGE, EntryType.EXT_SELECT_RANGE)
-NEEDED = {"gt": "GT", "ppr": "PPR", "giosup": "GIOSUP", "ephsup": "EPHSUP"}
-"""What Linux asks of the feature register before a device gets PASIDs, by field."""
 
 UNIT_SKIPPED = Rule(
     "ivrs.unit-skipped",
@@ -25,7 +24,7 @@ UNIT_SKIPPED = Rule(
     "{file}, offset {offset}: the IOMMU {device} has no IVHD of type {type:#x}, the only one that Linux takes of this "
     "table: Linux does not know it, and its devices have no IOMMU",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 SAME_UNIT = Rule(
@@ -34,7 +33,7 @@ SAME_UNIT = Rule(
     "two IVHD of one type have the same requester ID or the same registers",
     "{file}, offset {offset}: {what} is that of the IVHD at {first:#x} too",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NO_BASE = Rule(
@@ -79,7 +78,7 @@ OPEN_RANGE = Rule(
     "a range of device entries has no end, no beginning, or ends before it begins",
     "{file}, offset {offset}: {what}",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 ATS_DISABLED = Rule(
     "ivrs.ats-disabled",
@@ -95,7 +94,7 @@ HID_TYPE = Rule(
     "an ACPI device is in a block of another type than 0x40, or has no hardware ID",
     "{file}, offset {offset}: an ACPI device {what}; Linux leaves it out",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 
 
@@ -112,11 +111,6 @@ def rid(unit: Unit, number: int) -> Rid:
     return Rid(unit.word.pci_segment, number)
 
 
-def missing_features(efr: ExtendedFeature) -> str:
-    """Return what Linux misses in a feature register, empty when nothing."""
-    return ", ".join(name for field, name in NEEDED.items() if not getattr(efr, field))
-
-
 def _check_features(ivrs: Ivrs) -> None:
     """Hold the feature registers against what Linux asks of them."""
     common, found = ivrs.common_efr, ivrs.table.region.found
@@ -129,7 +123,7 @@ def _check_features(ivrs: Ivrs) -> None:
     missing = missing_features(common)
     if missing:
         found(NO_SVA, first.offset, efr=common, missing=missing)
-    if common.gt and common.pasmax >= LINUX_PASID_BITS:
+    if common.gtsup and common.pasmax >= LINUX_PASID_BITS:
         found(TOO_WIDE, first.offset, bits=common.pasmax + 1, efr=common)
 
 

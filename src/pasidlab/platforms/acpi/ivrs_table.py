@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pasidlab.platforms.acpi.bounds import Budget, first_ones
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table, read_table
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable, read_table
 from pasidlab.platforms.acpi.ivrs_words import (
     ENTRY_KINDS,
     ENTRY_NAMES,
@@ -23,19 +23,18 @@ from pasidlab.platforms.acpi.ivrs_words import (
     Block,
     Entry4,
     EntryType,
-    ExtendedFeature,
     HidEntry,
     Ivhd,
     IvhdWithEfr,
     Ivmd,
     IvrsFields,
 )
-from pasidlab.platforms.acpi.region import Region
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
+from pasidlab.platforms.amd import Efr
+from pasidlab.rules import Level, Rule
 
 INIT = "(drivers/iommu/amd/init.c)"
 READ = "Linux 6.12 and later (read)"
-FIX = "take the table again; if it is the same, ask for newer firmware"
 FIRST_BLOCK = HEADER_BYTES + IvrsFields.SIZE // 8
 ENDLESS_FROM = 0x80
 """From this type on, only an ACPI device has a length."""
@@ -55,7 +54,7 @@ UNKNOWN_ENTRY = Rule(
     "{file}, offset {offset}: device entry of type {type:#x} in {holder} has no length that Linux knows, and Linux "
     "would not get beyond it; the rest of the block is not read",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 SKIPPED_ENTRY = Rule(
@@ -109,18 +108,12 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Ivrs:
+class Ivrs(ReadTable):
     """An IVRS table: `fields` after its header, and all blocks in order."""
 
-    table: Table
     fields: IvrsFields
     units: tuple[Unit, ...]
     memory: tuple[Memory, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     @property
     def linux_type(self) -> int | None:
@@ -131,17 +124,17 @@ class Ivrs:
         return [unit.word.type for unit in self.units if unit.word.device_id == own][-1]
 
     @property
-    def common_efr(self) -> ExtendedFeature | None:
+    def common_efr(self) -> Efr | None:
         """What the feature registers of all IOMMUs have in common, bit by bit; None where the table has none valid."""
         images = [unit.efr for unit in self.linux_units]
         if not images or not self.fields.efr_sup:
             return None
-        common = (1 << ExtendedFeature.SIZE) - 1
+        common = (1 << Efr.SIZE) - 1
         for image in images:
             if image is None:
                 return None
             common &= image
-        return ExtendedFeature(common)
+        return Efr(common)
 
     @property
     def linux_units(self) -> list[Unit]:
@@ -158,7 +151,7 @@ def read_blocks(data: bytes, file: str) -> Ivrs:
     units: list[Unit] = []
     memory: list[Memory] = []
     left = Budget()
-    for region in first_ones(body.structures(_block_length, Block.SIZE // 8, "block"), "blocks"):
+    for region in first_ones(body.headed(Block, "block"), "blocks"):
         one = _block(region, left)
         if isinstance(one, Unit):
             units.append(one)
@@ -167,11 +160,6 @@ def read_blocks(data: bytes, file: str) -> Ivrs:
     if not units:
         table.region.found(NO_UNIT)
     return Ivrs(table, fields, tuple(units), tuple(memory))
-
-
-def _block_length(region: Region) -> int | None:
-    word = region.read(Block)
-    return None if word is None else word.length
 
 
 def _block(region: Region, left: Budget) -> Unit | Memory | None:

@@ -1,7 +1,7 @@
 """The structures of an IVRS table, the one by which firmware describes AMD's IOMMUs.
 
-Source: struct ivhd_header, struct ivhd_entry and struct ivmd_header (drivers/iommu/amd/init.c) and the FEATURE_ and
-IOMMU_ names of drivers/iommu/amd/amd_iommu_types.h, Linux 6.12; names of flags that Linux does not have are those of
+Source: struct ivhd_header, struct ivhd_entry and struct ivmd_header (drivers/iommu/amd/init.c) and the IOMMU_ names of
+drivers/iommu/amd/amd_iommu_types.h, Linux 6.12; names of flags that Linux does not have are those of
 other open drivers. Multi-byte fields are little-endian, so each structure is one `Word`, bit 0 being bit 0 of its
 first byte.
 """
@@ -93,7 +93,7 @@ class Ivhd(Word, size=192):
 class IvhdWithEfr(Ivhd, size=320):
     """The same of type 0x11 or 0x40, which has copies of both feature registers. Device entries follow."""
 
-    efr = bits(255, 192, doc="copy of the register EFR, `ExtendedFeature`")
+    efr = bits(255, 192, doc="copy of the register EFR, `amd.Efr`")
     efr2 = bits(319, 256, doc="copy of the register EFR2")
 
 
@@ -110,29 +110,6 @@ class IvhdFeatures(Word, size=32):
     pasmax = bits(12, 8, doc="width of a PASID, less 1")
     gats = bits(29, 28)
     hats = bits(31, 30)
-
-
-class ExtendedFeature(Word, size=64):
-    """EFR, what an IOMMU can do (MMIO_EXT_FEATURES, offset 0x30)."""
-
-    prefetch = flag(0)
-    ppr = flag(1, doc="page requests")
-    x2apic = flag(2)
-    nx = flag(3)
-    gt = flag(4, doc="guest translation, which PASIDs need")
-    ia = flag(6)
-    ga = flag(7)
-    he = flag(8)
-    pc = flag(9)
-    gats = bits(13, 12, names={0: "4 levels", 1: "5 levels"}, doc="levels of guest page tables")
-    glx = bits(15, 14, doc="levels of GCR3 tables, less 1")
-    gam_vapic = flag(21)
-    pasmax = bits(36, 32, doc="width of a PASID, less 1")
-    giosup = flag(48, doc="guest tables for requests without PASID")
-    hasup = flag(49)
-    ephsup = flag(50, doc="enhanced page request handling")
-    hdsup = flag(52)
-    snp = flag(63)
 
 
 class Entry4(Word, size=32):

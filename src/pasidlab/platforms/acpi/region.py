@@ -18,13 +18,16 @@ W = TypeVar("W", bound=Word)
 HEAD_BYTES = 256
 """More than any structure has before its length is known."""
 
+TAKE_AGAIN = "take the table again; if it is the same, the firmware is wrong: ask for a newer one"
+"""What to do about most that can be wrong with a table."""
+
 SHORT = Rule(
     "acpi.short",
     "the table's structure",
     "a structure reaches beyond the end of what holds it",
     "{file}, offset {offset}: {what} needs {needed} bytes, and {left} are left",
     source="ACPI 6.5, 5.2.6",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 BAD_LENGTH = Rule(
@@ -33,7 +36,7 @@ BAD_LENGTH = Rule(
     "a structure's length is smaller than its header, or reaches beyond the end",
     "{file}, offset {offset}: {what} says {length} bytes, allowed are {least} to {most}; nothing after it is read",
     source="ACPI 6.5, 5.2.6",
-    remedy="take the table again; if it is the same, the firmware is wrong",
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 
@@ -78,8 +81,20 @@ class Region:
 
     def text(self, at: int) -> str:
         """Return the characters from an offset up to a zero or the end; those that are none of ASCII as dots."""
-        raw = self.data[max(0, at) :].split(b"\0", 1)[0]
-        return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in raw)
+        return ascii_text(self.data[max(0, at) :])
+
+    def headed(self, head: type[Word], what: str, header: str = "") -> Iterator[Region]:
+        """Yield structures that follow each other, each of as many bytes as the field `length` of its header says.
+
+        `what` they are called, and `header` their header, in findings.
+        """
+        length = head.FIELDS["length"]
+
+        def length_of(rest: Region) -> int | None:
+            word = rest.read(head, what=header)
+            return None if word is None else (word & length.mask) >> length.lsb
+
+        return self.structures(length_of, head.SIZE // 8, what)
 
     def structures(self, length_of: Callable[[Region], int | None], least: int, what: str) -> Iterator[Region]:
         """Yield structures that follow each other, `length_of` telling how long each is; a wrong length ends it.
@@ -98,6 +113,11 @@ class Region:
                 return
             yield self.part(at, length)
             at += length
+
+
+def ascii_text(data: bytes) -> str:
+    """Return the characters up to a zero or the end; those that are none of ASCII as dots."""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data.split(b"\0", 1)[0])
 
 
 def _words(name: str) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pasidlab.platforms.acpi.bounds import Budget, first_ones
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table, read_table
-from pasidlab.platforms.acpi.region import Region
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable, read_table
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
 from pasidlab.platforms.acpi.rhct_words import (
     MMU_TYPES,
     NODE_NAMES,
@@ -29,11 +29,10 @@ from pasidlab.platforms.acpi.rhct_words import (
     RhctNode,
 )
 from pasidlab.platforms.said import Said
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.rules import Level, Rule
 
 N = TypeVar("N", bound=RhctNode)
 RHCT_SPEC = "ACPI 6.6, 5.2.37"
-FIX = "take the table again; if it is the same, ask for newer firmware"
 OFFSET_BYTES = 4
 
 UNKNOWN_NODE = Rule(
@@ -50,7 +49,7 @@ NODE_OFFSET = Rule(
     "the first node is not where nodes can be",
     "{file}: the first node should be at {start:#x}, outside of the table or within its header; no node is read",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NODE_COUNT = Rule(
@@ -59,7 +58,7 @@ NODE_COUNT = Rule(
     "the table has another number of nodes than it says",
     "{file}: says that it has {said} nodes, and has {found}; Linux reads to the end of the table",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 HART_OFFSETS = Rule(
     "rhct.hart-offsets",
@@ -67,7 +66,7 @@ HART_OFFSETS = Rule(
     "a hart's list of offsets does not fit in its node, or leads to no node",
     "{file}, offset {offset}: hart {uid}: {what}",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NO_ISA = Rule(
@@ -76,7 +75,7 @@ NO_ISA = Rule(
     "a hart has no ISA string",
     "{file}, offset {offset}: hart {uid} has no ISA string; Linux does not start it",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 ISA_STRING = Rule(
@@ -85,7 +84,7 @@ ISA_STRING = Rule(
     "an ISA string does not begin with rv, or has no end",
     "{file}, offset {offset}: the ISA string {text!r} {what}",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 MMU_TYPE = Rule(
     "rhct.mmu-type",
@@ -93,7 +92,7 @@ MMU_TYPE = Rule(
     "an MMU type is none of 0 to 2",
     "{file}, offset {offset}: MMU type {type}; known are 0 (Sv39), 1 (Sv48) and 2 (Sv57)",
     source=RHCT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 
 
@@ -108,17 +107,11 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Rhct:
+class Rhct(ReadTable):
     """An RHCT: `fields` after its header, and all nodes in order."""
 
-    table: Table
     fields: RhctFields
     nodes: tuple[Node, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     def all_of(self, kind: type[N]) -> Iterator[tuple[Node, N]]:
         """Yield the nodes of one kind, each with its fields."""
@@ -126,7 +119,11 @@ class Rhct:
 
 
 def read_rhct(data: bytes, file: str = "RHCT") -> Rhct:
-    """Read an RHCT; what is wrong with it is in `findings`. Raises InputError for what is no RHCT."""
+    """Read an RHCT: harts, their ISA strings and page tables, as ACPI 6.6, 5.2.37, defines them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no RHCT, or larger than 1 MiB.
+    """
     table = read_table(data, file, "RHCT")
     region = table.region
     fields = region.read(RhctFields, HEADER_BYTES, "what follows the header")
@@ -136,7 +133,7 @@ def read_rhct(data: bytes, file: str = "RHCT") -> Rhct:
     if fields.node_count and not HEADER_BYTES + RhctFields.SIZE // 8 <= start < len(region):
         region.found(NODE_OFFSET, start=start)
         return Rhct(table, fields, ())
-    every = region.part(start).structures(_length, RhctNode.SIZE // 8, "node") if fields.node_count else iter(())
+    every = region.part(start).headed(RhctNode, "node") if fields.node_count else iter(())
     parts = list(first_ones(every, "nodes"))
     if len(parts) != fields.node_count:
         region.found(NODE_COUNT, said=fields.node_count, found=len(parts))
@@ -148,7 +145,7 @@ def read_rhct(data: bytes, file: str = "RHCT") -> Rhct:
 
 def rhct_says(rhct: Rhct) -> Said:
     """Return what a table says of a machine: remarks on its harts."""
-    said = Said(rhct.table.region.file, findings=list(rhct.findings))
+    said = Said(rhct.file, findings=list(rhct.findings))
     at = {node.offset: node for node in rhct.nodes}
     isas: Counter[str] = Counter()
     tables: Counter[str] = Counter()
@@ -156,9 +153,8 @@ def rhct_says(rhct: Rhct) -> Said:
         words = [at[offset] for offset in node.offsets if offset in at]
         isas.update([one.text for one in words if isinstance(one.word, IsaStringNode)][:1])
         tables.update([_mmu(one.word) for one in words if isinstance(one.word, MmuNode)][:1])
-    checksum = "right" if rhct.table.checksum_ok else "wrong"
     total = sum(1 for _ in rhct.all_of(HartInfoNode))
-    said.remarks.append(f"RHCT: checksum {checksum}; harts: {total}")
+    said.remarks.append(f"RHCT: harts: {total}")
     said.remarks.extend(f"RHCT: {count} of {total} harts with {isa}" for isa, count in isas.items())
     said.remarks.extend(f"RHCT: {count} of {total} harts with page tables {name}" for name, count in tables.items())
     return said
@@ -169,11 +165,6 @@ def _mmu(word: MmuNode) -> str:
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
-
-
-def _length(region: Region) -> int | None:
-    word = region.read(RhctNode)
-    return None if word is None else word.length
 
 
 KINDS: dict[int, type[RhctNode]] = {

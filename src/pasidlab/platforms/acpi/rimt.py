@@ -14,16 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pasidlab.platforms.acpi.rimt_checks import LAST_RID, check, rids
+from pasidlab.hw.requester import LAST_RID
+from pasidlab.platforms.acpi.rimt_checks import check, rids
 from pasidlab.platforms.acpi.rimt_table import Mapping, Node, Rimt, read_nodes
 from pasidlab.platforms.acpi.rimt_words import IommuNode, PlatformNode, RootComplexNode
-from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said
+from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said, name_by_base
 
 __all__ = ["Mapping", "Node", "Rimt", "read_rimt", "rimt_says"]
 
 
 def read_rimt(data: bytes, file: str = "RIMT") -> Rimt:
-    """Read a RIMT; what is wrong with it is in `findings`. Raises InputError for what is no RIMT."""
+    """Read a RIMT: its nodes with their ID mappings, as the RISC-V IO Mapping Table specification 1.0 defines them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no RIMT, or larger than 1 MiB.
+    """
     rimt = read_nodes(data, file)
     check(rimt)
     return rimt
@@ -31,9 +36,8 @@ def read_rimt(data: bytes, file: str = "RIMT") -> Rimt:
 
 def rimt_says(rimt: Rimt) -> Said:
     """Return what a table says of a machine."""
-    said = Said(rimt.table.region.file, findings=list(rimt.findings))
-    checksum = "right" if rimt.table.checksum_ok else "wrong"
-    said.remarks.append(f"RIMT: checksum {checksum}; no PASID width is in this table")
+    said = Said(rimt.file, findings=list(rimt.findings))
+    said.remarks.append("RIMT: no PASID width is in this table")
     names: dict[int, str] = {}
     for node, iommu in rimt.all_of(IommuNode):
         origin = f"RIMT, IOMMU node at {node.offset:#x}"
@@ -55,7 +59,7 @@ def _name(iommu: IommuNode) -> str:
     """Return what an IOMMU is called."""
     if iommu.pcie:
         return f"riscv-iommu@{Rid(iommu.pcie_segment, iommu.pcie_bdf)}"
-    return f"riscv-iommu@{iommu.base_address:x}"
+    return name_by_base("riscv", iommu.base_address)
 
 
 def _features(node: Node, root: RootComplexNode) -> str:

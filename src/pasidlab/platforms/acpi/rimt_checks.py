@@ -6,12 +6,13 @@ Source: RISC-V IO Mapping Table specification 1.0; rimt_scan_node(), rimt_id_map
 
 from __future__ import annotations
 
-from pasidlab.platforms.acpi.rimt_table import FIX, RIMT_C, RIMT_SPEC, Mapping, Node, Rimt
+from pasidlab.hw.requester import LAST_RID
+from pasidlab.platforms.acpi.region import TAKE_AGAIN
+from pasidlab.platforms.acpi.rimt_table import RIMT_C, RIMT_SPEC, Mapping, Node, Rimt
 from pasidlab.platforms.acpi.rimt_words import IdMapping, IommuNode, PlatformNode, RootComplexNode
 from pasidlab.platforms.said import Rid
 from pasidlab.rules import Level, Rule
 
-LAST_RID = 0xFFFF
 READ = "Linux 6.18 (read)"
 
 NO_IOMMU = Rule(
@@ -29,7 +30,7 @@ SAME_IOMMU = Rule(
     "two IOMMU nodes have the same registers or the same PCI function",
     "{file}, offset {offset}: the IOMMU at {place} has the node at {first:#x} too; Linux takes that one",
     source=READ,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NO_BASE = Rule(
@@ -38,7 +39,7 @@ NO_BASE = Rule(
     "an IOMMU that is a platform device has no address",
     "{file}, offset {offset}: an IOMMU that is no PCIe device has registers at 0",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 SAME_SEGMENT = Rule(
@@ -57,7 +58,7 @@ NO_TARGET = Rule(
     "an ID mapping does not lead to an IOMMU node",
     "{file}, offset {offset}: the ID mapping leads to {target:#x}, where no IOMMU node begins; it is left out",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 BAD_RANGE = Rule(
@@ -66,7 +67,7 @@ BAD_RANGE = Rule(
     "an ID mapping has no IDs, or goes beyond what IDs there are",
     "{file}, offset {offset}: the ID mapping has {count} IDs from {base:#x} on; {what}",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 OVERLAP = Rule(
     "rimt.mapping-overlap",
@@ -74,7 +75,7 @@ OVERLAP = Rule(
     "two ID mappings of a node have the same source IDs",
     "{file}, offset {offset}: source IDs {first:#x} to {last:#x} are in the mapping at {other:#x} too, which counts",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 ONE_MORE = Rule(
     "rimt.one-more",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pasidlab.platforms.acpi.bounds import Budget, first_ones
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table, read_table
-from pasidlab.platforms.acpi.region import Region
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable, read_table
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
 from pasidlab.platforms.acpi.rimt_words import (
     NODE_NAMES,
     IdMapping,
@@ -26,13 +26,12 @@ from pasidlab.platforms.acpi.rimt_words import (
     RimtNode,
     RootComplexNode,
 )
-from pasidlab.rules import Finding, Level, Rule
+from pasidlab.rules import Level, Rule
 
 N = TypeVar("N", bound=RimtNode)
 W = TypeVar("W", IdMapping, InterruptWire)
 RIMT_SPEC = "RISC-V IO Mapping Table 1.0"
 RIMT_C = "(drivers/acpi/riscv/rimt.c)"
-FIX = "take the table again; if it is the same, ask for newer firmware"
 
 UNKNOWN_NODE = Rule(
     "rimt.unknown-node",
@@ -48,7 +47,7 @@ NODE_COUNT = Rule(
     "the table has another number of nodes than it says",
     "{file}: says that it has {said} nodes, and has {found}; Linux looks at no more than it says",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
 )
 NODE_OFFSET = Rule(
     "rimt.node-offset",
@@ -56,7 +55,7 @@ NODE_OFFSET = Rule(
     "the first node is not where nodes can be",
     "{file}: the first node should be at {start:#x}, outside of the table or within its header; no node is read",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 ARRAY = Rule(
@@ -66,7 +65,7 @@ ARRAY = Rule(
     "{file}, offset {offset}: {count} {what} from byte {start} on do not fit in the {length} bytes of the {node} node; "
     "{read} are read",
     source=RIMT_SPEC,
-    remedy=FIX,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 
@@ -99,17 +98,11 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Rimt:
+class Rimt(ReadTable):
     """A RIMT: `fields` after its header, and all nodes in order."""
 
-    table: Table
     fields: RimtFields
     nodes: tuple[Node, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     def all_of(self, kind: type[N]) -> Iterator[tuple[Node, N]]:
         """Yield the nodes of one kind, each with its fields."""
@@ -127,18 +120,13 @@ def read_nodes(data: bytes, file: str) -> Rimt:
     if count and not HEADER_BYTES + RimtFields.SIZE // 8 <= start < len(region):
         region.found(NODE_OFFSET, start=start)
         return Rimt(table, fields, ())
-    every = region.part(start).structures(_node_length, RimtNode.SIZE // 8, "node") if count else iter(())
+    every = region.part(start).headed(RimtNode, "node") if count else iter(())
     parts = list(first_ones(every, "nodes"))
     if len(parts) != count:
         region.found(NODE_COUNT, said=count, found=len(parts))
     left = Budget()
     nodes = tuple(node for part in parts[:count] if (node := _node(part, left)) is not None)
     return Rimt(table, fields, nodes)
-
-
-def _node_length(region: Region) -> int | None:
-    word = region.read(RimtNode)
-    return None if word is None else word.length
 
 
 def _node(region: Region, left: Budget) -> Node | None:

@@ -1,6 +1,7 @@
 """The VIOT, the table in which virtual machines say which devices reach which virtio-iommu.
 
-Source: ACPI 6.5, 5.2, Virtual I/O Translation Table, and drivers/acpi/viot.c (7.3.4) for what Linux makes of it.
+Source: ACPI 6.5, 5.2, Virtual I/O Translation Table, and drivers/acpi/viot.c (7.3.4) for what Linux makes of
+it. Its structures are in `viot_words`.
 
 The first PCI range that has a function counts. Its endpoint ID counts up from the range's, 0x10000 a segment. A
 virtio-iommu that is a PCI function does not translate for itself, although ranges usually have it. None has PASIDs:
@@ -20,24 +21,25 @@ from functools import cached_property
 from itertools import islice
 
 from pasidlab.errors import InputError
-from pasidlab.platforms.acpi.header import HEADER_BYTES, Table, read_table
-from pasidlab.platforms.acpi.region import Region
+from pasidlab.platforms.acpi.header import HEADER_BYTES, ReadTable, read_table
+from pasidlab.platforms.acpi.region import TAKE_AGAIN, Region
+from pasidlab.platforms.acpi.viot_words import (
+    NODE_KINDS,
+    NODE_NAMES,
+    MmioEndpoint,
+    PciRange,
+    ViotFields,
+    ViotNodeHeader,
+    VirtioIommuMmio,
+    VirtioIommuPci,
+)
 from pasidlab.platforms.said import Endpoint, Iommu, Rid, RidMap, Said
-from pasidlab.rules import Finding, Level, Rule
-from pasidlab.words import Word, address, bits
+from pasidlab.rules import Level, Rule
 
 MOST_BYTES = 256 << 10
 """Largest VIOT that is read."""
 MOST_MAPS = 4096
 """Maps of requester IDs that are said of one table."""
-PCI_RANGE, MMIO, VIRTIO_PCI, VIRTIO_MMIO = 1, 2, 3, 4
-NODE_NAMES = {
-    PCI_RANGE: "PCI range",
-    MMIO: "MMIO endpoint",
-    VIRTIO_PCI: "virtio-iommu PCI",
-    VIRTIO_MMIO: "virtio-iommu MMIO",
-}
-_WRONG = "take the table again; if it is the same, the firmware is wrong"
 
 NODE_OFFSET = Rule(
     "viot.node-offset",
@@ -45,7 +47,7 @@ NODE_OFFSET = Rule(
     "the offset of the first node lies outside of the table, or in its header",
     "{file}: the first node is said to be at {node_offset:#x}; allowed are 0x30 to {most:#x}; no node is read",
     source="ACPI 6.5, 5.2, VIOT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 NODE_COUNT = Rule(
@@ -54,7 +56,7 @@ NODE_COUNT = Rule(
     "the table has fewer nodes than its header counts",
     "{file}: the header counts {count} nodes, and {read} can be read",
     source="ACPI 6.5, 5.2, VIOT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 UNKNOWN_NODE = Rule(
@@ -71,7 +73,7 @@ SHORT_NODE = Rule(
     "a node is too short for its type",
     "{file}, offset {offset}: the {what} node has {have} bytes, and needs {needed}; what it says is not read",
     source="ACPI 6.5, 5.2, VIOT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 BAD_REFERENCE = Rule(
@@ -81,7 +83,7 @@ BAD_REFERENCE = Rule(
     "{file}, offset {offset}: the {node} refers to {reference:#x}, where no virtio-iommu node begins; "
     "Linux leaves its devices without an IOMMU",
     source="viot_get_iommu (drivers/acpi/viot.c)",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
     level=Level.ERROR,
 )
 EMPTY_RANGE = Rule(
@@ -91,7 +93,7 @@ EMPTY_RANGE = Rule(
     "{file}, offset {offset}: the {node} has segments {first_segment:#x} to {last_segment:#x} and functions {first:#x} "
     "to {last:#x}, so none",
     source="ACPI 6.5, 5.2, VIOT",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
 )
 TOO_MANY_MAPS = Rule(
     "viot.too-many-maps",
@@ -99,63 +101,11 @@ TOO_MANY_MAPS = Rule(
     "the ranges have more segments than are said",
     "{file}: the PCI ranges have more than 4096 segments in all; the rest is not said",
     source="pasidlab's bound",
-    remedy=_WRONG,
+    remedy=TAKE_AGAIN,
 )
 
 
-class ViotHeader(Word, size=96):
-    """What follows the ACPI header."""
-
-    node_count = bits(15, 0)
-    node_offset = bits(31, 16, doc="of the first node, from the start of the table")
-
-
-class ViotNodeHeader(Word, size=32):
-    """What all nodes begin with."""
-
-    type = bits(7, 0, names=NODE_NAMES)
-    length = bits(31, 16, doc="bytes of the node, this header included")
-
-
-class PciRange(ViotNodeHeader, size=192):
-    """Node type 1: functions from segment_start to segment_end, and from bdf_start to bdf_end in each."""
-
-    endpoint_start = bits(63, 32)
-    segment_start = bits(79, 64)
-    segment_end = bits(95, 80)
-    bdf_start = bits(111, 96)
-    bdf_end = bits(127, 112)
-    output_node = bits(143, 128, doc="offset of a virtio-iommu node, from the start of the table")
-
-
-class MmioEndpoint(ViotNodeHeader, size=192):
-    """Node type 2: a device that is told by the address of its registers."""
-
-    endpoint = bits(63, 32)
-    base_address = address(127, 64)
-    output_node = bits(143, 128, doc="offset of a virtio-iommu node, from the start of the table")
-
-
-class VirtioIommuPci(ViotNodeHeader, size=128):
-    """Node type 3: a virtio-iommu that is a PCI function."""
-
-    segment = bits(47, 32)
-    bdf = bits(63, 48)
-
-
-class VirtioIommuMmio(ViotNodeHeader, size=128):
-    """Node type 4: a virtio-iommu with registers of its own."""
-
-    base_address = address(127, 64)
-
-
-_FORMS: dict[int, type[ViotNodeHeader]] = {
-    PCI_RANGE: PciRange,
-    MMIO: MmioEndpoint,
-    VIRTIO_PCI: VirtioIommuPci,
-    VIRTIO_MMIO: VirtioIommuMmio,
-}
-_LEAST_OFFSET = HEADER_BYTES + ViotHeader.SIZE // 8
+_LEAST_OFFSET = HEADER_BYTES + ViotFields.SIZE // 8
 _NODE_HEADER_BYTES = ViotNodeHeader.SIZE // 8
 
 
@@ -176,18 +126,11 @@ class ViotNode:
 
 
 @dataclass(frozen=True)
-class Viot:
-    """A VIOT: the file's name, the table as its ACPI header describes it, its own header, and its nodes in order."""
+class Viot(ReadTable):
+    """A VIOT: `fields` after its header, and its nodes in order."""
 
-    file: str
-    table: Table
-    header: ViotHeader
+    fields: ViotFields
     nodes: tuple[ViotNode, ...]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong with it."""
-        return self.table.findings
 
     @cached_property
     def units(self) -> dict[int, str]:
@@ -197,39 +140,38 @@ class Viot:
 
 
 def read_viot(data: bytes, file: str = "VIOT") -> Viot:
-    """Read a VIOT from the bytes of a file; raises InputError for what is none."""
+    """Read a VIOT: its nodes, as ACPI 6.5, 5.2, defines them.
+
+    `data` are the table's bytes, `file` what messages call it. What is wrong with the table is in `findings`, and what
+    can be read is read. Raises InputError for what is no VIOT, or larger than 256 KiB.
+    """
     if len(data) > MOST_BYTES:
         raise InputError(f"{file}: larger than {MOST_BYTES >> 10} KiB, the most that is read of a VIOT")
     table = read_table(data, file, "VIOT")
-    header = table.region.read(ViotHeader, HEADER_BYTES, "the header of the VIOT")
-    viot = Viot(file, table, header or ViotHeader(), _nodes(table.region, header) if header is not None else ())
+    fields = table.region.read(ViotFields, HEADER_BYTES, "the header of the VIOT")
+    viot = Viot(table, fields or ViotFields(), _nodes(table.region, fields) if fields is not None else ())
     for node in viot.nodes:
         _check(viot, node)
     return viot
 
 
-def _nodes(table: Region, header: ViotHeader) -> tuple[ViotNode, ...]:
+def _nodes(table: Region, fields: ViotFields) -> tuple[ViotNode, ...]:
     """Read the nodes of a table, as many as its header counts."""
-    start, count = header.node_offset, header.node_count
+    start, count = fields.node_offset, fields.node_count
     if not _LEAST_OFFSET <= start <= len(table):
         table.found(NODE_OFFSET, HEADER_BYTES, node_offset=start, most=len(table))
         return ()
-    parts = list(islice(table.part(start).structures(_length, _NODE_HEADER_BYTES, "a node of the VIOT"), count))
+    every = table.part(start).headed(ViotNodeHeader, "a node of the VIOT", "the header of a node of the VIOT")
+    parts = list(islice(every, count))
     if len(parts) < count:
         table.found(NODE_COUNT, HEADER_BYTES, count=count, read=len(parts))
     return tuple(ViotNode(part.start - table.start, part.data, _word(part)) for part in parts)
 
 
-def _length(rest: Region) -> int | None:
-    """Return how long the next node is."""
-    header = rest.read(ViotNodeHeader, what="the header of a node of the VIOT")
-    return None if header is None else header.length
-
-
 def _word(part: Region) -> ViotNodeHeader:
     """Return a node's fields; only its header's where its type is not known, or it is too short."""
     header = ViotNodeHeader.unpack(part.data[:_NODE_HEADER_BYTES])
-    form = _FORMS.get(header.type)
+    form = NODE_KINDS.get(header.type)
     if form is None:
         part.found(UNKNOWN_NODE, type=header.type)
         return header
@@ -269,9 +211,10 @@ def _unit(viot: Viot, node: ViotNode) -> Iommu:
     """Say what the table tells of a virtio-iommu."""
     origin = f"VIOT, {node.title}"
     base = node.word.base_address if isinstance(node.word, VirtioIommuMmio) else None
-    if isinstance(node.word, VirtioIommuPci):
-        origin += f" (function {Rid(node.word.segment, node.word.bdf)})"
-    unit = Iommu(viot.units[node.offset], "virtio-iommu", origin, base)
+    rid = Rid(node.word.segment, node.word.bdf) if isinstance(node.word, VirtioIommuPci) else None
+    if rid is not None:
+        origin += f" (function {rid})"
+    unit = Iommu(viot.units[node.offset], "virtio-iommu", origin, base, rid=rid)
     unit.say("pasid_bits", 0, f"{origin}: a virtio-iommu has no PASIDs in Linux")
     unit.say("sva", False, f"{origin}: Linux's driver of the virtio-iommu has no SVA")
     return unit

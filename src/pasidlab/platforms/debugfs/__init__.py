@@ -15,7 +15,7 @@ from pasidlab.platforms.debugfs.smmu_says import smmu_dump_says
 from pasidlab.platforms.debugfs.vtd import VtdRegisters, VtdTables, read_vtd_registers, read_vtd_tables
 from pasidlab.platforms.debugfs.vtd_says import vtd_registers_say, vtd_tables_say
 from pasidlab.platforms.host.tree import Tree, read_text
-from pasidlab.platforms.said import Said
+from pasidlab.platforms.said import Said, name_by_base
 
 __all__ = [
     "SmmuDump",
@@ -88,6 +88,6 @@ def name_of(directory: str) -> str:
     """Return what Linux calls the SMMU of a directory: `smmu3.0x…`, from whichever form has the address."""
     address = directory.rpartition("0x")[2] if "0x" in directory else ""
     try:
-        return f"smmu3.0x{int(address, 16):016x}"
+        return name_by_base("arm-smmu-v3", int(address, 16))
     except ValueError:
         return directory

@@ -104,7 +104,11 @@ class SmmuDump:
 
 
 def read_smmu_dump(text: str, file: str = "SMMUv3 debugfs") -> SmmuDump:
-    """Read any of the files, or several behind one another; raises InputError for a text that is none."""
+    """Read any of the files, or several behind one another: capabilities, registers, stream table entries as Words.
+
+    `file` is what messages call the text. Lines of no known form are in `remarks`. Raises InputError for a text without
+    any line of these files, or larger than 64 MiB.
+    """
     reader = _Reader(SmmuDump(file))
     strange = [number for number, line in enumerate(lines_of(text, file), 1) if not reader.take(number, line.strip())]
     reader.end_stream()

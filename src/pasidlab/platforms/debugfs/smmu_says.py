@@ -19,8 +19,9 @@ from pasidlab.hw.smmuv3.legality import STE_EATS_SPLIT, STE_INVALID, ste_fault
 from pasidlab.hw.smmuv3.registers import Cr0, StallModel
 from pasidlab.hw.smmuv3.structures import OAS_BITS, Config
 from pasidlab.platforms.debugfs.smmu import STE_WORDS, SmmuDump, Stream
-from pasidlab.platforms.registers_say import Where, idr0_says, idr1_says, idr5_says
-from pasidlab.platforms.said import Iommu, Said
+from pasidlab.platforms.origins import Where, inside
+from pasidlab.platforms.registers_say import idr0_says, idr1_says, idr5_says
+from pasidlab.platforms.said import MOST_PASID_BITS, Iommu, Said
 from pasidlab.rules import Finding, Level, Rule
 
 MOST_FINDINGS = 200
@@ -67,10 +68,12 @@ OFF = Rule(
 
 
 def smmu_dump_says(dump: SmmuDump, name: str = "") -> Said:
-    """Return what dumps of one SMMU say of a machine; `name` as the kernel calls it, else no IOMMU is named."""
+    """Return what dumps of one SMMU say of a machine; `name` as the kernel calls it, empty where nothing says it."""
     said = Said(dump.file, remarks=list(dump.remarks))
     if name:
         said.iommus.append(_iommu(dump, name))
+    elif dump.registers or dump.capabilities:
+        said.nameless = _iommu(dump, "")
     cr0 = dump.registers.get("CR0")
     if isinstance(cr0, Cr0) and not cr0.smmuen:
         said.found([OFF.finding(place=dump.places["CR0"], cr0=int(cr0))])
@@ -96,8 +99,7 @@ def _iommu(dump: SmmuDump, name: str) -> Iommu:
 
 
 def _where(dump: SmmuDump, name: str, value: int) -> Where:
-    place = f"{dump.places[name]}, {name} {int(value):#x}"
-    return lambda what: f"{place}, {what}"
+    return inside(f"{dump.places[name]}, {name} {value:#x}")
 
 
 def _capabilities(iommu: Iommu, dump: SmmuDump) -> None:
@@ -130,7 +132,7 @@ def features_of(dump: SmmuDump) -> Features:
     stall = StallModel.STALL_AND_TERMINATE if idr0.stall_model is StallModel.RESERVED_3 else idr0.stall_model
     granules = GRANULES if idr5 is None else _granules(idr5.gran4k, idr5.gran16k, idr5.gran64k)
     return Features(
-        ssid_bits=20 if idr1 is None else min(idr1.ssidsize, 20),
+        ssid_bits=MOST_PASID_BITS if idr1 is None else min(idr1.ssidsize, MOST_PASID_BITS),
         two_level_cds=idr0.cd2l,
         stage1=idr0.s1p,
         stage2=idr0.s2p,

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pasidlab.errors import InputError
+from pasidlab.hw.requester import rid_number, rid_text
 from pasidlab.hw.vtd.registers import Cap, Ecap, Gsts, Rtaddr
 from pasidlab.hw.vtd.structures import ContextEntry, PasidEntry, RootEntry, ScalableContextEntry, ScalableRootEntry
 
@@ -62,7 +63,7 @@ class Row:
     @property
     def name(self) -> str:
         """The function as the text has it, without the segment: `6a:01.0`."""
-        return f"{self.source >> 8:02x}:{self.source >> 3 & 0x1F:02x}.{self.source & 7}"
+        return rid_text(self.source)
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +134,11 @@ class VtdRegisters:
 
 
 def read_vtd_tables(text: str, file: str = "dmar_translation_struct") -> VtdTables:
-    """Read the text of `dmar_translation_struct`; raises InputError for a text that is none."""
+    """Read `dmar_translation_struct`: the remapping tables of each unit, each entry as its Word.
+
+    `text` is what the file of debugfs shows, also quoted or broken by mail; `file` is what messages call it. Lines of
+    no known form are in `remarks`. Raises InputError for a text that names no unit, or is larger than 64 MiB.
+    """
     tables = VtdTables(file)
     reader = _TableReader(tables)
     for number, line in enumerate(lines_of(text, file), 1):
@@ -194,7 +199,7 @@ class _TableReader:
 
 def _row(number: int, match: re.Match[str]) -> Row:
     bus, device, function, *words = match.groups()
-    source = int(bus, 16) << 8 | int(device, 16) << 3 | int(function)
+    source = rid_number(int(bus, 16), int(device, 16), int(function))
     pasid = int(words.pop(4))
     root_high, root_low, high, low, *entry = (int(word, 16) for word in words)
     if pasid < 0:
@@ -206,7 +211,11 @@ def _row(number: int, match: re.Match[str]) -> Row:
 
 
 def read_vtd_registers(text: str, file: str = "iommu_regset") -> VtdRegisters:
-    """Read the text of `iommu_regset`; raises InputError for a text that is none."""
+    """Read `iommu_regset`: the registers of each unit, by the kernel's names.
+
+    `text` is what the file of debugfs shows, `file` what messages call it. Lines of no known form are in `remarks`.
+    Raises InputError for a text that names no unit, or is larger than 64 MiB.
+    """
     read = VtdRegisters(file)
     strange: list[int] = []
     for number, line in enumerate(lines_of(text, file), 1):

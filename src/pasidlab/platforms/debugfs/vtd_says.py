@@ -35,7 +35,8 @@ from pasidlab.hw.vtd.structures import (
     ScalableContextEntry,
 )
 from pasidlab.platforms.debugfs.vtd import Row, UnitRegisters, UnitTables, VtdRegisters, VtdTables
-from pasidlab.platforms.registers_say import Where, cap_says, ecap_says
+from pasidlab.platforms.origins import inside
+from pasidlab.platforms.registers_say import cap_says, ecap_says
 from pasidlab.platforms.said import Iommu, Said
 from pasidlab.rules import Finding, Level, Rule
 from pasidlab.words import Word
@@ -93,14 +94,10 @@ def vtd_registers_say(registers: VtdRegisters) -> Said:
             said.found([LEGACY_MODE.finding(**facts)])
             iommu.say("scalable", False, f"{origin}, RTADDR {int(unit.rtaddr):#x}, bits 11:10 (TTM)")
         if unit.cap is not None:
-            cap_says(iommu, unit.cap, _where(f"{origin}, CAP", unit.cap))
+            cap_says(iommu, unit.cap, inside(f"{origin}, CAP {unit.cap:#x}"))
         if unit.ecap is not None:
-            ecap_says(iommu, unit.ecap, _where(f"{origin}, ECAP", unit.ecap))
+            ecap_says(iommu, unit.ecap, inside(f"{origin}, ECAP {unit.ecap:#x}"))
     return said
-
-
-def _where(place: str, value: int) -> Where:
-    return lambda what: f"{place} {int(value):#x}, {what}"
 
 
 def vtd_tables_say(tables: VtdTables, registers: VtdRegisters | None = None) -> Said:

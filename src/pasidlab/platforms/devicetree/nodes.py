@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from struct import unpack
 
 from pasidlab.platforms.devicetree.blob import BlobNode, read_blob
-from pasidlab.platforms.said import Kind
+from pasidlab.platforms.said import MOST_PASID_BITS, Kind
 from pasidlab.rules import Finding
 
 ADDRESS_CELLS, SIZE_CELLS = 2, 1
 """What a node without `#address-cells` and `#size-cells` has."""
+TRUNCATED_FROM = 32
+"""From how many bits on Linux, which shifts 1 by them in 32 bits, computes no PASIDs."""
 _CELL = 4
 _U64 = (1 << 64) - 1
 
@@ -190,7 +192,11 @@ class DeviceTree:
 
 
 def read_devicetree(data: bytes, file: str = "device tree") -> DeviceTree:
-    """Read a device tree blob; raises InputError for what is none, or is broken."""
+    """Read a device tree blob: its nodes and properties, as the Devicetree Specification 0.4, chapter 5, has them.
+
+    `data` is the blob, `file` what messages call it. Raises InputError for what is no blob, is broken, or is larger
+    than 4 MiB.
+    """
     tree = DeviceTree(file, _convert(read_blob(data, file)), {})
     for node in tree.nodes():
         for name in ("phandle", "linux,phandle"):
@@ -210,3 +216,8 @@ def _convert(blob: BlobNode) -> DtNode:
             node.children.append(below)
             pending.append((child, below))
     return root
+
+
+def width_of(bits: int) -> int:
+    """Return the width that has the effect of a `pasid-num-bits`, as Linux takes it."""
+    return 0 if bits >= TRUNCATED_FROM else min(bits, MOST_PASID_BITS)

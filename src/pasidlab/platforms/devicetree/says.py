@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pasidlab.platforms.devicetree.maps import ALL_RIDS, Entry, entries_of, mapped
-from pasidlab.platforms.devicetree.nodes import DeviceTree, DtNode
-from pasidlab.platforms.said import Endpoint, Iommu, Known, RidMap, Said
+from pasidlab.platforms.devicetree.nodes import DeviceTree, DtNode, width_of
+from pasidlab.platforms.said import MOST_PASID_BITS, Endpoint, Iommu, Kind, Known, Rid, RidMap, Said, name_by_base
 from pasidlab.rules import Level, Rule
 
 BINDING = "Documentation/devicetree/bindings/iommu"
-PASID_BITS, TRUNCATED_FROM = 20, 32
 MOST_MASKED, MOST_MAPS = 8, 1 << 17
 """How many maps with a mask are followed, each of which has to be looked at for every requester ID, and how many ranges
 of requester IDs are kept."""
@@ -151,11 +150,12 @@ def devicetree_says(tree: DeviceTree) -> Said:
 
 @dataclass(slots=True, eq=False)
 class _Reading:
-    """What is known while a tree is read: the name of each IOMMU's node."""
+    """What is known while a tree is read: the IOMMU of each node, and those that are PCI functions with their nodes."""
 
     tree: DeviceTree
     said: Said
     names: dict[str, Iommu] = field(default_factory=dict)
+    on_pci: list[tuple[DtNode, Iommu]] = field(default_factory=list)
     masked: int = 0
     dropped: int = 0
 
@@ -185,6 +185,8 @@ class _Reading:
             virtio += kind == "virtio-iommu"
             one = Iommu(name, kind, self.origin(node), base)
             self.names[node.path] = one
+            if node.parent is not None and node.parent.is_host_bridge:
+                self.on_pci.append((node, one))
             self.said.iommus.append(one)
             self.check_cells(node, kind)
         for name, count in unknown.items():
@@ -220,6 +222,11 @@ class _Reading:
             self.bridge(node, next(free) if domain is None else domain)
 
     def bridge(self, node: DtNode, segment: int) -> None:
+        """Say what the map of one host bridge tells, and which functions of it are IOMMUs."""
+        for child, one in self.on_pci:
+            reg = child.cells("reg")
+            if child.parent is node and reg:
+                one.rid = Rid(segment, reg[0] >> 8 & ALL_RIDS)
         if not node.has("iommu-map"):
             origin = self.origin(node, "no iommu-map")
         else:
@@ -341,28 +348,27 @@ class _Reading:
     def pasids(self, endpoint: Endpoint, node: DtNode) -> None:
         """Say how many PASIDs a device has, as Linux takes the property."""
         bits = node.u32("pasid-num-bits")
-        if bits is not None:
-            origin = self.origin(node, f"pasid-num-bits {bits}")
-            endpoint.say("pasid_bits", self.width(node, bits), origin)
+        if bits is None:
+            endpoint.say("pasid_bits", None, self.origin(node, "no pasid-num-bits"))
+        else:
+            endpoint.say("pasid_bits", self.width(node, bits), self.origin(node, f"pasid-num-bits {bits}"))
         if node.has("dma-can-stall") and not bits:
             self.found(STALL_WITHOUT_PASIDS, node, bits="is not there" if bits is None else bits)
 
     def width(self, node: DtNode, bits: int) -> int:
         """Return the width that has the effect of a `pasid-num-bits`."""
-        if bits <= PASID_BITS:
-            return bits
-        truncated = bits >= TRUNCATED_FROM
-        effect = "Linux computes no PASIDs from it" if truncated else "Linux takes as many as the IOMMU has"
-        self.found(PASID_BITS_WIDE, node, bits=bits, most=PASID_BITS, effect=effect)
-        return 0 if truncated else PASID_BITS
+        width = width_of(bits)
+        if bits > MOST_PASID_BITS:
+            effect = "Linux takes as many as the IOMMU has" if width else "Linux computes no PASIDs from it"
+            self.found(PASID_BITS_WIDE, node, bits=bits, most=MOST_PASID_BITS, effect=effect)
+        return width
 
 
-def _iommu_name(node: DtNode, kind: str, base: int | None, virtio: int) -> str:
+def _iommu_name(node: DtNode, kind: Kind, base: int | None, virtio: int) -> str:
     """Return what Linux calls an IOMMU; the path of its node where that needs an address which it does not have."""
     if kind == "virtio-iommu":
         return f"virtio-iommu{virtio}"
-    place = {"arm-smmu-v3": "smmu3.0x{:016x}", "arm-smmu": "smmu.0x{:016x}", "riscv": "riscv-iommu@{:x}"}[kind]
-    return node.path.lstrip("/") if base is None else place.format(base)
+    return node.path.lstrip("/") if base is None else name_by_base(kind, base)
 
 
 def _platform_name(node: DtNode) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from pasidlab.errors import InputError
+from pasidlab.platforms.host.gzipped import GZIP_MAGIC
 from pasidlab.platforms.host.manifest import NAME as MANIFEST
 from pasidlab.platforms.host.paths import is_plain
 from pasidlab.platforms.host.tree import MOST_BYTES
@@ -31,7 +32,6 @@ MOST_MEMBERS = 500_000
 MOST_TOTAL = 256 << 20
 """Most bytes of an archive once it is unpacked."""
 LONGEST_NAME = 1024
-GZIP = b"\x1f\x8b"
 _TOP = frozenset({"sys", "proc", "boot", "var", "dev", "lib", "usr", "dmesg", "firmware"})
 """Directories of a host, which stay when all of an archive is in one of them."""
 _BROKEN = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, UnicodeError)
@@ -90,7 +90,7 @@ class _Reading:
 
     def all(self, file: IO[bytes]) -> None:
         """Read members up to the end, or as far as it goes."""
-        packed = file.read(2) == GZIP
+        packed = file.read(2) == GZIP_MAGIC
         file.seek(0)
         stream = _Bounded(cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file, self.name)
         try:

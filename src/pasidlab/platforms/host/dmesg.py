@@ -22,8 +22,9 @@ from pasidlab.hw.vtd.registers import Cap, Ecap
 from pasidlab.platforms.host.kmsg import DMESG
 from pasidlab.platforms.host.tree import Tree, link_name
 from pasidlab.platforms.host.wanted import LOGS, SYSLOG, bears_on_pasids
+from pasidlab.platforms.origins import inside
 from pasidlab.platforms.registers_say import cap_says, ecap_says
-from pasidlab.platforms.said import Iommu, Said
+from pasidlab.platforms.said import Iommu, Said, name_by_base
 from pasidlab.rules import Rule
 
 MOST_LINES = 200_000
@@ -75,7 +76,7 @@ _VTD = re.compile(
 )
 _INCONSISTENT = re.compile(r"DMAR: IOMMU feature (\w+) inconsistent")
 _SMMU = re.compile(
-    r"arm-smmu-v3 (?P<device>\S+): ias (?P<ias>\d+)-bit, oas (?P<oas>\d+)-bit "
+    r"arm-smmu-v3 (?P<device>\S+): (?:ias (?P<ias>\d+)-bit, )?oas (?P<oas>\d+)-bit "
     r"\(features 0x(?P<features>[0-9a-f]{1,16})\)"
 )
 _AMD = re.compile(
@@ -116,12 +117,13 @@ class SmmuLine:
     """What a line tells of an SMMUv3: the device's name, and what its driver found.
 
     Attributes:
+        ias: None from a kernel that does not print it, as 7.2.
         features: the driver's bits, ARM_SMMU_FEAT_*.
     """
 
     line: LogLine
     device: str
-    ias: int
+    ias: int | None
     oas: int
     features: int
 
@@ -172,7 +174,11 @@ class Log:
 
 
 def read_dmesg(text: str, file: str = DMESG) -> Log:
-    """Read a kernel's log; lines that are none of the kernel's, or bear on nothing here, are passed over."""
+    """Read a kernel's log: what it says of IOMMUs and PASIDs, of the last start of the kernel in it.
+
+    `text` is the output of dmesg, a syslog or a journal, `file` what messages call it. Lines that are none of the
+    kernel's, or bear on nothing here, are passed over, so that any text can be read.
+    """
     log = Log(file)
     for number, raw in enumerate(text.split("\n"), 1):
         if not bears_on_pasids(raw):
@@ -209,7 +215,8 @@ def _learn(log: Log, line: LogLine) -> None:
         log.inconsistent.append((match[1], line))
     elif match := _SMMU.search(line.text):
         features = int(match["features"], 16)
-        log.smmus.append(SmmuLine(line, match["device"], int(match["ias"]), int(match["oas"]), features))
+        ias = None if match["ias"] is None else int(match["ias"])
+        log.smmus.append(SmmuLine(line, match["device"], ias, int(match["oas"]), features))
     elif match := _AMD.search(line.text):
         second = match["efr2"]
         names = tuple(match["names"].split())
@@ -263,8 +270,8 @@ def _vtd(file: str, unit: VtdLine) -> Iommu:
     """Say what the capabilities of a VT-d unit are."""
     place = f"{file}, line {unit.line.number}"
     iommu = Iommu(unit.name, "intel-vtd", place, unit.base)
-    cap_says(iommu, unit.cap, lambda part: f"{place}, cap {unit.cap:#x}, {part}")
-    ecap_says(iommu, unit.ecap, lambda part: f"{place}, ecap {unit.ecap:#x}, {part}")
+    cap_says(iommu, unit.cap, inside(f"{place}, cap {unit.cap:#x}"))
+    ecap_says(iommu, unit.ecap, inside(f"{place}, ecap {unit.ecap:#x}"))
     return iommu
 
 
@@ -276,7 +283,7 @@ def _smmu(file: str, smmu: SmmuLine, names: Mapping[str, str]) -> Iommu | None:
         return None
     base = int(address[1], 16)
     place = f"{file}, line {smmu.line.number}, features {smmu.features:#010x}"
-    iommu = Iommu(f"smmu3.0x{base:016x}", "arm-smmu-v3", place, base)
+    iommu = Iommu(name_by_base("arm-smmu-v3", base), "arm-smmu-v3", place, base)
     iommu.say("sva", smmu.has("SVA"), f"{place}, bit 17 (SVA)")
     iommu.say("two_level", smmu.has("2_LVL_STRTAB") and smmu.has("2_LVL_CDTAB"), f"{place}, bits 0 and 1 (2_LVL_*)")
     iommu.say("stall", smmu.has("STALLS") or smmu.has("STALL_FORCE"), f"{place}, bits 11 and 13 (STALLS)")

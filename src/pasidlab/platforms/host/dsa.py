@@ -17,10 +17,9 @@ from typing import Literal
 
 from pasidlab.devices.idxd import refusals
 from pasidlab.devices.idxd.registers import CommandError, Swerr
-from pasidlab.platforms.host.iommus import rid_of
 from pasidlab.platforms.host.numbers import read_flag, read_number
 from pasidlab.platforms.host.tree import Tree, read_text
-from pasidlab.platforms.said import Endpoint, Rid, Said
+from pasidlab.platforms.said import Endpoint, Rid, Said, rid_of
 from pasidlab.rules import Finding, Level, Rule
 
 DEVICES = "sys/bus/dsa/devices"

@@ -5,9 +5,10 @@ iommu_device_sysfs_add(), iommu_device_link() (drivers/iommu/iommu-sysfs.c), Lin
 extended features as one number, from 5.18 on as `second:first`, from 6.7 on as `first:second`.
 
 Decided here: of two numbers of AMD, the first that has a bit of PREFSUP, GTSUP, GASUP or PCSUP and of PASMAX or GATS
-is the first register; where neither has, or both, the order of 6.7. An IOMMU's kind is told by its name; of one with a
-name that is not known here only a remark is kept. A group's type `DMA` or `DMA-FQ` is default_domain dma, `auto` says
-nothing.
+is the first register; where neither has, or both, the order of 6.7. An IOMMU's kind is told by its name, of a
+virtio-iommu by where its link leads; of others only a remark is kept. A group's type `DMA` or `DMA-FQ` is
+default_domain dma, `auto` says nothing. Below a platform device's `of_node` are all properties that it has in the
+device tree, for users too: where `compatible` is there, which each such node has, what is not there it does not have.
 Not read: `domains_supported`, `domains_used`, reserved regions of groups.
 """
 
@@ -18,15 +19,20 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
 from pasidlab.hw.vtd.registers import Cap, Ecap
+from pasidlab.platforms.amd import Efr, efr_says
+from pasidlab.platforms.devicetree.nodes import width_of
 from pasidlab.platforms.host.tree import Tree, link_name, read_text
-from pasidlab.platforms.registers_say import Efr, Where, cap_says, ecap_says, efr_says
-from pasidlab.platforms.said import Endpoint, Iommu, Kind, Rid, Said
+from pasidlab.platforms.origins import inside
+from pasidlab.platforms.registers_say import cap_says, ecap_says
+from pasidlab.platforms.said import Endpoint, Iommu, Kind, Said, rid_of
 from pasidlab.rules import Level, Rule
 from pasidlab.words import Word
 
 CLASS, GROUPS = "sys/class/iommu", "sys/kernel/iommu_groups"
 BUSES = {"pci": "sys/bus/pci/devices", "platform": "sys/bus/platform/devices"}
 FIRMWARE = "firmware/devicetree/base"
+CELL = 4
+"""Bytes of a number in a device tree."""
 DOMAINS = {"DMA": "dma", "DMA-FQ": "dma", "identity": "identity", "blocked": "blocked"}
 """What a group's type says of the domain that its devices start in."""
 NAMES: tuple[tuple[str, Kind], ...] = (
@@ -35,10 +41,12 @@ NAMES: tuple[tuple[str, Kind], ...] = (
     (r"smmu\..*", "arm-smmu"),
     (r"ivhd\d+", "amd-vi"),
     (r"riscv-iommu@.*", "riscv"),
-    (r"(viommu|virtio).*", "virtio-iommu"),
 )
-_RID = re.compile(r"^([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([01][0-9a-fA-F])\.([0-7])$")
-_BASE = re.compile(r"0x([0-9a-fA-F]{1,16})$|^riscv-iommu@([0-9a-fA-F]{1,16})(?:\.|$)")
+_VIRTIO = re.compile(r"/virtio\d+/iommu/")
+"""What the link of a virtio-iommu has, which is named after its PCI function or its platform device."""
+_BASE = re.compile(
+    r"0x([0-9a-fA-F]{1,16})$|^riscv-iommu@([0-9a-fA-F]{1,16})(?:\.|$)|^([0-9a-fA-F]{1,16})\.virtio_mmio$"
+)
 _HEX = re.compile(r"^(0x)?[0-9a-fA-F]{1,16}$")
 
 NOT_A_NUMBER = Rule(
@@ -76,7 +84,7 @@ def iommus_say(tree: Tree) -> Said:
     types = {group: text for group in tree.names(GROUPS) if (text := read_text(tree, f"{GROUPS}/{group}/type"))}
     groups = _groups(tree)
     for device in devices(tree):
-        said.endpoints.append(_endpoint(device, behind, groups, types))
+        said.endpoints.append(_endpoint(tree, device, behind, groups, types))
     return said
 
 
@@ -88,6 +96,8 @@ def _iommu(tree: Tree, name: str, said: Said) -> Iommu | None:
     place = f"{CLASS}/{name}"
     if kind is None and tree.names(f"{place}/amd-iommu"):
         kind = "amd-vi"
+    if kind is None and _VIRTIO.search(tree.link(place) or ""):
+        kind = "virtio-iommu"
     if kind is None:
         said.remarks.append(f"{place}: an IOMMU of a kind that is not known here")
         return None
@@ -98,7 +108,11 @@ def _iommu(tree: Tree, name: str, said: Said) -> Iommu | None:
         _amd(tree, iommu, said)
     else:
         base = _BASE.search(name)
-        iommu.base = int(base[1] or base[2], 16) if base else None
+        iommu.base = int(base[base.lastindex or 0], 16) if base else None
+    if kind == "virtio-iommu":
+        iommu.rid = rid_of(name)
+        iommu.say("pasid_bits", 0, f"{place}: a virtio-iommu has no PASIDs in Linux")
+        iommu.say("sva", False, f"{place}: Linux's driver of the virtio-iommu has no SVA")
     return iommu
 
 
@@ -108,9 +122,9 @@ def _intel(tree: Tree, iommu: Iommu, said: Said) -> None:
     iommu.base = _number(tree, f"{place}/address", said)
     cap, ecap = (_number(tree, f"{place}/{name}", said) for name in ("cap", "ecap"))
     if cap is not None:
-        cap_says(iommu, Cap(cap), _where(f"{place}/cap", cap))
+        cap_says(iommu, Cap(cap), inside(f"{place}/cap {cap:#x}"))
     if ecap is not None:
-        ecap_says(iommu, Ecap(ecap), _where(f"{place}/ecap", ecap))
+        ecap_says(iommu, Ecap(ecap), inside(f"{place}/ecap {ecap:#x}"))
 
 
 def _amd(tree: Tree, iommu: Iommu, said: Said) -> None:
@@ -124,7 +138,7 @@ def _amd(tree: Tree, iommu: Iommu, said: Said) -> None:
         said.found([NOT_A_NUMBER.finding(file=path, text=text[:64])])
         return
     efr = first_features([int(number, 16) for number in numbers])
-    efr_says(iommu, efr, _where(path, efr))
+    efr_says(iommu, efr, inside(f"{path} {efr:#x}"))
 
 
 def first_features(numbers: list[int]) -> Efr:
@@ -146,10 +160,6 @@ def _number(tree: Tree, path: str, said: Said) -> int | None:
         return int(text, 16)
     said.found([NOT_A_NUMBER.finding(file=path, text=text[:64])])
     return None
-
-
-def _where(path: str, value: int) -> Where:
-    return lambda what: f"{path} {int(value):#x}, {what}"
 
 
 # --- devices -------------------------------------------------------------------------------------------------------
@@ -183,7 +193,9 @@ def _groups(tree: Tree) -> dict[str, str]:
     return {device: group for group in tree.names(GROUPS) for device in tree.names(f"{GROUPS}/{group}/devices")}
 
 
-def _endpoint(device: Device, behind: dict[str, str], groups: dict[str, str], types: dict[str, str]) -> Endpoint:
+def _endpoint(
+    tree: Tree, device: Device, behind: dict[str, str], groups: dict[str, str], types: dict[str, str]
+) -> Endpoint:
     directory = BUSES[device.bus]
     place = f"{directory}/{device.name}"
     pci = device.bus == "pci"
@@ -191,6 +203,8 @@ def _endpoint(device: Device, behind: dict[str, str], groups: dict[str, str], ty
     iommu = device.iommu or behind.get(device.name)
     if iommu is not None:
         endpoint.say("iommu", iommu, f"{place}/iommu" if device.iommu else f"{CLASS}/{iommu}/devices")
+        if not pci:
+            _say_properties(tree, endpoint, f"{place}/of_node")
     group = device.group or groups.get(device.name)
     if group is not None:
         endpoint.say("group", f"group{group}", f"{place}/iommu_group {group}")
@@ -200,10 +214,16 @@ def _endpoint(device: Device, behind: dict[str, str], groups: dict[str, str], ty
     return endpoint
 
 
-def rid_of(name: str) -> Rid | None:
-    """Return the requester ID of a PCI function's name, `0000:6a:01.0`; None of another name."""
-    match = _RID.match(name)
-    if match is None:
-        return None
-    segment, bus, device, function = (int(part, 16) for part in match.groups())
-    return Rid(segment, bus << 8 | device << 3 | function)
+def _say_properties(tree: Tree, endpoint: Endpoint, node: str) -> None:
+    """Say what the node of a platform device in a device tree tells of PASIDs, where its properties are shown."""
+    there = tree.names(node)
+    if "compatible" not in there:
+        return
+    raw = tree.read(f"{node}/pasid-num-bits") if "pasid-num-bits" in there else b""
+    if raw is not None and len(raw) < CELL:
+        endpoint.say("pasid_bits", None, f"{node}: no pasid-num-bits")
+    elif raw is not None:
+        bits = int.from_bytes(raw[:CELL], "big")
+        endpoint.say("pasid_bits", width_of(bits), f"{node}/pasid-num-bits {bits}")
+    stalls = "dma-can-stall" in there
+    endpoint.say("can_stall", stalls, f"{node}{'/' if stalls else ': no '}dma-can-stall")

@@ -14,10 +14,12 @@ import re
 from pasidlab.description.config import KERNEL_OPTIONS
 from pasidlab.linux.profiles import PROFILES
 from pasidlab.platforms.host.cmdline import ORIGIN, CommandLine, read_cmdline, scalable_mode, version_of
+from pasidlab.platforms.host.gzipped import unpacked
+from pasidlab.platforms.host.iommu_use import kinds_of, say_undriven, say_use
 from pasidlab.platforms.host.processors import Processors, read_cpuinfo
 from pasidlab.platforms.host.releases import profile_for, refuses_x86
 from pasidlab.platforms.host.tree import Tree, read_text
-from pasidlab.platforms.host.wanted import CONFIG_GZ, command_line, unpacked
+from pasidlab.platforms.host.wanted import CONFIG_GZ, MOST_CONFIG, command_line
 from pasidlab.platforms.said import Known, Said
 from pasidlab.rules import Finding, Level, Rule
 
@@ -43,32 +45,6 @@ OLDER = Rule(
     "it is older than any that is modelled",
     "Linux {release} is older than 6.12, the oldest that is modelled; {profile} stands for it",
     remedy="read answers with care: call orders and errnos differ before 6.12",
-)
-IOMMU_OFF = Rule(
-    "kernel.iommu-off",
-    "the kernel's command line",
-    "it turns the IOMMU off",
-    "the kernel was started with {word}: there is no IOMMU, and no PASIDs",
-    source="intel_iommu_setup(), parse_amd_iommu_options(), iommu_setup(), v6.12 and v7.3",
-    remedy="take {word} off the kernel's command line and start again",
-    level=Level.ERROR,
-)
-SCALABLE_OFF = Rule(
-    "kernel.scalable-mode-off",
-    "the kernel's command line and configuration",
-    "VT-d runs without scalable mode, and has no PASIDs",
-    "scalable mode of VT-d is off by {origin}, without which it has no PASIDs",
-    source="intel_iommu_sm (drivers/iommu/intel/iommu.c), v6.12 and v7.3",
-    remedy="start the kernel with intel_iommu=on,sm_on",
-    level=Level.ERROR,
-)
-ATS_OFF = Rule(
-    "kernel.ats-off",
-    "the kernel's command line",
-    "it turns ATS off, which PCI devices with PASIDs need for page requests",
-    "the kernel was started with {word}: no PCI device has ATS",
-    source="pci_ats_supported() (drivers/pci/ats.c), v6.12 and v7.3",
-    remedy="take {word} off the kernel's command line and start again",
 )
 PERHAPS_REFUSED = Rule(
     "kernel.perhaps-no-sva",
@@ -109,7 +85,9 @@ def kernel_says(tree: Tree) -> Said:
         if processors.machine == "x86_64" and release:
             _say_refusal(said, release)
         built = config.get("INTEL_IOMMU", True)
-        said.found(_judged(processors, cmdline, scalable_mode(cmdline, config, release), built=built))
+        scalable = scalable_mode(cmdline, config, release) if built else None
+        say_use(said, kinds_of(tree, processors), cmdline, scalable)
+        say_undriven(said, tree)
     return said
 
 
@@ -127,7 +105,7 @@ def cmdline_says(text: str, file: str = ORIGIN) -> Said:
     said.machine["cmdline"] = Known(cmdline.text, file)
     if cmdline.five_level is not None:
         said.cpu["la57"] = Known(False, f"{file}, {cmdline.five_level.word}")
-    said.found(_judged(read_cpuinfo(""), cmdline, None, built=True))
+    say_use(said, [], cmdline, None)
     return said
 
 
@@ -197,7 +175,7 @@ def _config(tree: Tree, release: str, findings: list[Finding]) -> tuple[dict[str
     packed = tree.read(CONFIG_GZ)
     if packed is not None:
         try:
-            return read_config(unpacked(packed).decode("utf-8", errors="replace")), CONFIG_GZ
+            return read_config(unpacked(packed, MOST_CONFIG).decode("utf-8", errors="replace")), CONFIG_GZ
         except ValueError as error:
             findings.append(BAD_CONFIG.finding(file=CONFIG_GZ, problem=error))
     for file in (f"boot/config-{release}", f"lib/modules/{release}/config") if release else ():
@@ -241,17 +219,3 @@ def _five_level(processors: Processors, cmdline: CommandLine, config: dict[str, 
     if config.get("X86_5LEVEL") is False:
         return Known(False, "kernel configuration, X86_5LEVEL is not set")
     return _flag(processors, "la57")
-
-
-def _judged(processors: Processors, cmdline: CommandLine, scalable: Known | None, *, built: bool) -> list[Finding]:
-    """Return what the kernel was told that keeps PASIDs from working; `built`, it has a driver of VT-d."""
-    found = []
-    intel, amd = processors.vendor == "GenuineIntel", processors.vendor == "AuthenticAMD"
-    chosen = [cmdline.iommu] + [cmdline.vtd] * intel + [cmdline.amd] * amd
-    off = [meant for meant in chosen if meant is not None and not meant.value]
-    found += [IOMMU_OFF.finding(word=meant.word) for meant in off]
-    if intel and built and not off and scalable is not None and not scalable.value:
-        found.append(SCALABLE_OFF.finding(origin=scalable.origin))
-    if cmdline.ats is not None:
-        found.append(ATS_OFF.finding(word=cmdline.ats.word))
-    return found

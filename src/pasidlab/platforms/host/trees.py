@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from pasidlab.platforms.host.archive import SUFFIXES, read_archive
 from pasidlab.platforms.host.index import Index
 from pasidlab.platforms.host.kmsg import DEVICE, DMESG, read_kmsg
 from pasidlab.platforms.host.manifest import NAME as MANIFEST
-from pasidlab.platforms.host.manifest import FileEntry, Manifest, read_manifest
+from pasidlab.platforms.host.manifest import FileEntry, Missing, read_manifest
 from pasidlab.platforms.host.paths import clean, is_plain, join, resolve
 from pasidlab.platforms.host.tree import MOST_BYTES, Tree
 from pasidlab.rules import Finding
@@ -30,9 +31,10 @@ _CHUNK = 1 << 20
 
 
 class CheckedTree(Tree, Protocol):
-    """A tree that knows what is wrong with its files; of files, once they were read."""
+    """A tree that knows what is wrong with its files, and which could not be read; of files, once they were read."""
 
     findings: list[Finding]
+    missing: list[Missing]
 
 
 class HostTree:
@@ -41,12 +43,14 @@ class HostTree:
     Attributes:
         name: the directory.
         findings: nothing; a host is what it is.
+        missing: what was there, and could not be read, once it was asked for.
     """
 
     def __init__(self, root: str | Path = "/") -> None:
         self.root = Path(root)
         self.name = str(root)
         self.findings: list[Finding] = []
+        self.missing: list[Missing] = []
         self._prefix = os.path.join(root, "")
         self._folders: dict[str, str | None] = {}
 
@@ -54,8 +58,11 @@ class HostTree:
         """Return a file's bytes; None when there is none, or it cannot be read, or is larger than MOST_BYTES."""
         try:
             return self.get(path)
+        except PermissionError as error:
+            self.missing.append(Missing(path, error.strerror or str(error)))
         except OSError:
-            return None
+            pass
+        return None
 
     def get(self, path: str, most: int = MOST_BYTES) -> bytes:
         """Return a file's bytes; raises OSError that says why not, EFBIG for more than `most`."""
@@ -136,82 +143,90 @@ class HostTree:
             return None
 
 
-class CaptureTree:
+class _ListedTree:
+    """Files of a host that are known by name; each is held once against what a manifest says of it.
+
+    Attributes:
+        findings: what is wrong with them, as far as they were read.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        content: Callable[[str], bytes | None],
+        entries: Iterable[FileEntry],
+        findings: list[Finding],
+    ) -> None:
+        self.findings = findings
+        self._index = index
+        self._content = content
+        self._uncompared = {entry.path: entry for entry in entries}
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's bytes; None when there is none, or it cannot be read."""
+        found = self._index.file(path)
+        if found is None:
+            return None
+        data = self._content(found)
+        entry = self._uncompared.pop(found, None)
+        finding = None if entry is None else entry.differs(data)
+        if finding is not None:
+            self.findings.append(finding)
+        return data
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return self._index.names(path)
+
+    def link(self, path: str) -> str | None:
+        """Return where a link of the host leads, as it is written."""
+        return self._index.link(path)
+
+
+class CaptureTree(_ListedTree):
     """A directory that `pasidlab capture` made.
 
     Attributes:
         name: the directory.
         manifest: what it should have.
         findings: files that are not what the manifest says, each once it was read.
+        missing: what was there, and could not be read when it was captured.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.name = str(directory)
-        self._files = HostTree(directory)
+        files = HostTree(directory)
         try:
-            raw = self._files.get(MANIFEST)
+            raw = files.get(MANIFEST)
         except OSError as error:
             raise InputError(f"{directory}: {MANIFEST} cannot be read: {error.strerror or error}") from None
         self.manifest = read_manifest(raw, f"{directory}/{MANIFEST}")
-        self.findings: list[Finding] = []
-        self._index = _index(self.manifest)
-        self._unread = {entry.path: entry for entry in self.manifest.files}
-
-    def read(self, path: str) -> bytes | None:
-        """Return a file's bytes; None when the manifest has none, or it cannot be read."""
-        found = self._index.file(path)
-        if found is None:
-            return None
-        data = self._files.read(found)
-        _compare(self._unread, found, data, self.findings)
-        return data
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in a directory, sorted."""
-        return self._index.names(path)
-
-    def link(self, path: str) -> str | None:
-        """Return where a link of the host led."""
-        return self._index.link(path)
+        self.missing = list(self.manifest.missing)
+        paths = (entry.path for entry in self.manifest.files)
+        index = Index((*paths, *_unread(self.missing)), self.manifest.links)
+        super().__init__(index, files.read, self.manifest.files, [])
 
 
-class ArchiveTree:
+class ArchiveTree(_ListedTree):
     """A .tar, .tar.gz or .tgz of a capture, or of a host's directories, read into memory once.
 
     Attributes:
         name: the file.
         manifest: of a capture; None for other archives.
         findings: what is wrong with the archive, and files that are not what the manifest says, once they were read.
+        missing: of a capture, what was there and could not be read when it was captured.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.name = str(path)
         found = read_archive(Path(path))
-        self.findings = found.findings
-        self._contents = found.files
-        raw = self._contents.get(MANIFEST)
+        raw = found.files.get(MANIFEST)
         self.manifest = None if raw is None else read_manifest(raw, f"{path}: {MANIFEST}")
         entries = () if self.manifest is None else self.manifest.files
         links = found.links if self.manifest is None else found.links | self.manifest.links
-        self._index = Index((*self._contents, *(entry.path for entry in entries)), links)
-        self._unread = {entry.path: entry for entry in entries}
-
-    def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, None when there is none."""
-        found = self._index.file(path)
-        if found is None:
-            return None
-        data = self._contents.get(found)
-        _compare(self._unread, found, data, self.findings)
-        return data
-
-    def names(self, path: str) -> list[str]:
-        """Return the names in a directory, sorted."""
-        return self._index.names(path)
-
-    def link(self, path: str) -> str | None:
-        """Return where a link leads, as it is written."""
-        return self._index.link(path)
+        self.missing = [] if self.manifest is None else list(self.manifest.missing)
+        index = Index((*found.files, *(entry.path for entry in entries), *_unread(self.missing)), links)
+        super().__init__(index, found.files.get, entries, found.findings)
 
 
 def open_tree(path: str | Path) -> HostTree | CaptureTree | ArchiveTree:
@@ -229,16 +244,9 @@ def open_tree(path: str | Path) -> HostTree | CaptureTree | ArchiveTree:
     raise InputError(f"{path}: must be a directory of a host, a capture, or an archive ({', '.join(SUFFIXES)})")
 
 
-def _index(manifest: Manifest) -> Index:
-    return Index((entry.path for entry in manifest.files), manifest.links)
-
-
-def _compare(unread: dict[str, FileEntry], path: str, data: bytes | None, findings: list[Finding]) -> None:
-    """Look once whether a file is what was captured."""
-    entry = unread.pop(path, None)
-    finding = None if entry is None else entry.differs(data)
-    if finding is not None:
-        findings.append(finding)
+def _unread(missing: Iterable[Missing]) -> Iterator[str]:
+    """Yield the paths of files that could not be read, which are there all the same, as on the host."""
+    return (one.path for one in missing if one.path != DMESG and all(map(is_plain, one.path.split("/"))))
 
 
 def _shown(name: str) -> bool:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pasidlab.platforms.host.iommus import rid_of
 from pasidlab.platforms.host.numbers import read_flag, read_number
 from pasidlab.platforms.host.tree import Tree, link_name, read_text
-from pasidlab.platforms.said import Bus, Endpoint, Rid, Said
+from pasidlab.platforms.said import Bus, Endpoint, Rid, Said, rid_of
 from pasidlab.rules import Finding, Level, Rule
 
 CLASS = "sys/class/uacce"

@@ -12,13 +12,12 @@ Not left out: PCI configuration space and the device tree are taken whole, and m
 from __future__ import annotations
 
 import gzip
-import io
 import re
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pasidlab.description.config import KERNEL_OPTIONS
+from pasidlab.platforms.host.gzipped import unpacked
 from pasidlab.platforms.host.kmsg import DMESG
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -115,18 +114,7 @@ def _is_option(line: str) -> bool:
 
 def config_gz(data: bytes) -> bytes:
     """Keep the same of a compressed configuration; ValueError for one that cannot be unpacked."""
-    return gzip.compress(config_text(unpacked(data)), mtime=0)
-
-
-def unpacked(data: bytes) -> bytes:
-    """Unpack what gzip packed, bounded; ValueError for what cannot be unpacked, or is too large."""
-    try:
-        text = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MOST_CONFIG + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"not compressed by gzip, or cut short: {error}") from None
-    if len(text) > MOST_CONFIG:
-        raise ValueError(f"unpacks to more than {MOST_CONFIG >> 20} MiB")
-    return text
+    return gzip.compress(config_text(unpacked(data, MOST_CONFIG)), mtime=0)
 
 
 def bears_on_pasids(line: str) -> bool:

@@ -25,7 +25,6 @@ from pasidlab.platforms.pci.words import (
     EXPRESS_ID,
     EXTENDED,
     EXTENDED_START,
-    MOST_PASID_BITS,
     PCI_CAP_START,
     CapabilityHeader,
     ConfigHeader,
@@ -34,7 +33,7 @@ from pasidlab.platforms.pci.words import (
     HeaderLayout,
     PasidCapability,
 )
-from pasidlab.platforms.said import Rid
+from pasidlab.platforms.said import MOST_PASID_BITS, Rid
 from pasidlab.rules import Finding, Level, Rule
 from pasidlab.words import Word
 

@@ -5,28 +5,16 @@ Decided here: what a source does not tell is None, and `topology` works it out o
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from pasidlab.platforms.pci.config import ConfigSpace
 from pasidlab.platforms.pci.words import ExpressCapability, PortType
 from pasidlab.platforms.said import Rid
 
-_RID = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
-
 INTEL = 0x8086
 DSA_IDS = frozenset({0x0B25, 0x11FB, 0x1212})
 IAA_IDS = frozenset({0x0CFE, 0x1216, 0xB02D, 0xFD2D})
 """Intel's devices that the idxd driver takes (Linux, drivers/dma/idxd/init.c and registers.h)."""
-
-
-def rid_of(text: str) -> Rid | None:
-    """Return the function that an address names, as 6a:01.0 or 0000:6a:01.0; None for what is no address."""
-    match = _RID.fullmatch(text)
-    if match is None:
-        return None
-    segment, bus, device, function = (int(part or "0", 16) for part in match.groups())
-    return Rid(segment, bus << 8 | device << 3 | function)
 
 
 @dataclass(frozen=True, slots=True)

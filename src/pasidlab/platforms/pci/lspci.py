@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from pasidlab.errors import InputError
 from pasidlab.platforms.pci.config import HEADER_BYTES, ConfigSpace, joined, read_config
-from pasidlab.platforms.pci.function import Function, rid_of
+from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.lspci_verbose import Line, driver_and_group, read_verbose
 from pasidlab.platforms.pci.words import CONFIG_BYTES
-from pasidlab.platforms.said import Rid
+from pasidlab.platforms.said import Rid, rid_of
 from pasidlab.rules import Finding, Level, Rule
 
 MOST_CHARS = 64 << 20
@@ -60,7 +60,11 @@ class _Block:
 
 
 def read_lspci(text: str, file: str = "lspci") -> list[Function]:
-    """Read the functions that lspci printed, in their order. Raises InputError for what is no output of lspci."""
+    """Read the functions that lspci printed, in their order, with their configuration space as far as it was printed.
+
+    `text` is the output of `lspci -vv` or `lspci -xxxx`, with any of -D, -n and -nn; `file` is what messages call it.
+    What is wrong with a function is in its `config.findings`. Raises InputError for what is no output of lspci.
+    """
     if len(text) > MOST_CHARS:
         raise InputError(f"{file}: longer than {MOST_CHARS >> 20} MiB, the most that is read of lspci's output")
     blocks = _blocks(text, file)

@@ -23,7 +23,6 @@ from pasidlab.platforms.pci.words import (
     EXPRESS_ID,
     EXTENDED,
     EXTENDED_START,
-    MOST_PASID_BITS,
     AcsCapability,
     AtsCapability,
     ExpressCapability,
@@ -33,6 +32,7 @@ from pasidlab.platforms.pci.words import (
     PriCapability,
     SriovCapability,
 )
+from pasidlab.platforms.said import MOST_PASID_BITS
 from pasidlab.rules import Finding, Rule
 from pasidlab.words import Word
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pasidlab.description import unknown
+from pasidlab.linux.pci_ats import PASID_NO_ACS, PASID_NO_PREFIX_PATH
 from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.topology import Path, Topology, needs_no_prefix
 from pasidlab.platforms.pci.words import (
@@ -33,8 +35,7 @@ NO_PREFIX_PATH = Rule(
     "a port between a device with PASIDs and the root does not support end-to-end TLP prefixes",
     "{source}: {device} has PASIDs, but they cannot reach the IOMMU: {port} {why}, so pci_enable_pasid() fails",
     source="PCIe 6.0, 6.20; Linux, drivers/pci/ats.c",
-    remedy="put the device into a slot whose ports all support end-to-end TLP prefixes (`lspci -vv`: EETLPPrefix+); in "
-    "a virtual machine, behind a root port; no setting adds it",
+    remedy=PASID_NO_PREFIX_PATH.remedy,
     level=Level.ERROR,
 )
 NO_ACS_PATH = Rule(
@@ -43,8 +44,7 @@ NO_ACS_PATH = Rule(
     "a port between a device with PASIDs and the root does not redirect requests upstream",
     "{source}: {device} has PASIDs, but not all it sends reaches the IOMMU: {port} {why}, so pci_enable_pasid() fails",
     source="Linux, drivers/pci/ats.c and pci.c",
-    remedy="boot with the IOMMU on and without pci=disable_acs_redir=; enable ACS in the firmware's setup; else use "
-    "another slot. Linux knows some chipsets that isolate without ACS (drivers/pci/quirks.c), which is not modelled",
+    remedy=f"{PASID_NO_ACS.remedy}. Linux knows chipsets that isolate without ACS (drivers/pci/quirks.c): not modelled",
     level=Level.ERROR,
 )
 ACS_NOT_ASKED = Rule(
@@ -75,7 +75,7 @@ BLOCKED = Rule(
     remedy="turn bit 15 of Device Control 2 of that port off (`setpci`: CAP_EXP+28.W), or firmware's setting for it",
 )
 UNREADABLE = Rule(
-    "pci.unreadable",
+    unknown.UNREADABLE,
     "configuration space",
     "capabilities of some functions were not read",
     "{source}: of {count} of {total} functions the capabilities are not all known; the first is {rid}: {reason}",
@@ -172,6 +172,8 @@ def _say_pasids(endpoint: Endpoint, function: Function, topology: Topology, said
     config = function.config
     pasid = config.get(PasidCapability)
     if pasid is None:
+        if config.extended_known:
+            endpoint.say("pasid_bits", None, f"{config.origin(PasidCapability)}: none")
         return
     if function.vendor_id is None:
         said.findings.append(NO_IDS.finding(source=said.source, device=endpoint.name))

@@ -15,12 +15,12 @@ import posixpath
 from dataclasses import replace
 
 from pasidlab.errors import InputError
-from pasidlab.platforms.host.tree import Tree, link_name, read_text
+from pasidlab.platforms.host.numbers import read_number
+from pasidlab.platforms.host.tree import Tree, link_name
 from pasidlab.platforms.pci.config import ConfigSpace, Header, read_config
-from pasidlab.platforms.pci.function import Function, rid_of
-from pasidlab.platforms.pci.says import functions_say
+from pasidlab.platforms.pci.function import Function
 from pasidlab.platforms.pci.words import EXTENDED_START
-from pasidlab.platforms.said import Rid, Said
+from pasidlab.platforms.said import Rid, rid_of
 from pasidlab.rules import Finding, Rule
 
 DEVICES = "sys/bus/pci/devices"
@@ -39,11 +39,6 @@ def functions(tree: Tree) -> list[Function]:
     """Return the PCI functions of a host, by address; empty where it has none."""
     addresses = ((name, rid_of(name)) for name in tree.names(DEVICES))
     return [_function(tree, name, rid) for name, rid in addresses if rid is not None]
-
-
-def pci_says(tree: Tree) -> Said:
-    """Return what sysfs says of a host's PCI functions."""
-    return functions_say(functions(tree), DEVICES)
 
 
 def _function(tree: Tree, name: str, rid: Rid) -> Function:
@@ -78,10 +73,10 @@ def _config(tree: Tree, place: str, raw: bytes | None) -> ConfigSpace:
     """Return a function's configuration space, with the IDs that the files beside it have."""
     file = f"{place}/config"
     beside = Header(
-        _number(tree, f"{place}/vendor"),
-        _number(tree, f"{place}/device"),
-        _number(tree, f"{place}/revision"),
-        _number(tree, f"{place}/class"),
+        read_number(tree, f"{place}/vendor"),
+        read_number(tree, f"{place}/device"),
+        read_number(tree, f"{place}/revision"),
+        read_number(tree, f"{place}/class"),
     )
     try:
         config = read_config(raw or b"", file)
@@ -91,14 +86,3 @@ def _config(tree: Tree, place: str, raw: bytes | None) -> ConfigSpace:
     if len(raw or b"") == EXTENDED_START and not config.extended_known:
         config = replace(config, unread="256 bytes were read, which is all where the kernel has no access to more")
     return replace(config, header=beside.filled(config.header))
-
-
-def _number(tree: Tree, path: str) -> int | None:
-    """Return the number in a file, as 0x8086; None where there is none."""
-    text = read_text(tree, path)
-    if text is None or not text.startswith("0x") or len(text) > len("0xffffffff"):
-        return None
-    try:
-        return int(text, 16)
-    except ValueError:
-        return None

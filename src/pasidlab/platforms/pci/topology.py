@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from pasidlab.hw.requester import LAST_RID
 from pasidlab.platforms.pci.function import INTEL, Function
 from pasidlab.platforms.pci.words import AcsCapability, ExpressCapability, PortType, SriovCapability
 from pasidlab.platforms.said import Rid
@@ -54,7 +55,6 @@ _MAY_BE_SEVERAL = (
 _ON_ROOT = (PortType.ROOT_PORT, PortType.INTEGRATED_ENDPOINT, PortType.EVENT_COLLECTOR)
 _HOST_BRIDGE = 0x0600
 _NO_BRIDGE = "has a bridge above it that is not in the source"
-_SEGMENT_IDS = 1 << 16
 
 BAD_BUSES = Rule(
     "pci.bad-bus-numbers",
@@ -117,7 +117,7 @@ class Topology:
         for function in functions:
             self.functions.setdefault(function.rid, function)
         self.acs_asked = any(_shows_acs(function) for function in self.functions.values())
-        self._roots = {(one.rid.segment, one.rid.number >> 8) for one in self.functions.values() if _on_root(one)}
+        self._roots = {(one.rid.segment, one.rid.bus) for one in self.functions.values() if _on_root(one)}
         self._behind: dict[tuple[int, int], Rid] = {}
         self._within: dict[tuple[int, int], Rid] = {}
         self._find_bridges()
@@ -145,7 +145,7 @@ class Topology:
         function = self.functions.get(rid)
         if function is not None and (function.at_root or function.parent is not None):
             return function.parent
-        bus = rid.segment, rid.number >> 8
+        bus = rid.segment, rid.bus
         bridge = self._behind.get(bus) or self._within.get(bus)
         return None if bridge == rid else bridge
 
@@ -153,7 +153,7 @@ class Topology:
         """Whether a function is on a root bus for sure."""
         function = self.functions.get(rid)
         known = function is not None and (function.at_root or _on_root(function))
-        return known or (self.parent(rid) is None and (rid.segment, rid.number >> 8) in self._roots)
+        return known or (self.parent(rid) is None and (rid.segment, rid.bus) in self._roots)
 
     def path(self, rid: Rid) -> Iterator[Rid]:
         """Yield a function and the bridges above it, up to the root; each once."""
@@ -266,7 +266,7 @@ class Topology:
                 continue
             facts = {"source": self.source, "rid": rid, "secondary": buses[0], "subordinate": buses[1]}
             if not _sound(rid, buses):
-                self.findings.append(BAD_BUSES.finding(bus=rid.number >> 8, **facts))
+                self.findings.append(BAD_BUSES.finding(bus=rid.bus, **facts))
                 continue
             first = self._behind.setdefault((rid.segment, buses[0]), rid)
             if first == rid:
@@ -289,7 +289,7 @@ class Topology:
             sriov = function.config.get(SriovCapability)
             if sriov is None or not sriov.vf_enable or not sriov.num_vfs:
                 continue
-            claimed = _virtual(rid, sriov)[: left.setdefault(rid.segment, _SEGMENT_IDS)]
+            claimed = _virtual(rid, sriov)[: left.setdefault(rid.segment, LAST_RID + 1)]
             left[rid.segment] -= len(claimed)
             if not self._claim(rid, claimed, members[rid.segment]) or len(claimed) < sriov.num_vfs:
                 facts = {"count": sriov.num_vfs, "offset": sriov.first_vf_offset, "stride": sriov.vf_stride}
@@ -316,18 +316,18 @@ def _virtual(rid: Rid, sriov: SriovCapability) -> range:
     if not sriov.first_vf_offset or (not stride and sriov.num_vfs > 1):
         return range(0)
     step = stride or 1
-    return range(first, min(first + step * sriov.num_vfs, _SEGMENT_IDS), step)
+    return range(first, min(first + step * sriov.num_vfs, LAST_RID + 1), step)
 
 
 def _sound(rid: Rid, buses: tuple[int, int]) -> bool:
-    return rid.number >> 8 < buses[0] <= buses[1]
+    return rid.bus < buses[0] <= buses[1]
 
 
 def _on_root(function: Function) -> bool:
     """Whether a function is where only a root bus has one; a root bus may have any number, but bus 0 is one."""
     kind = function.config.header.class_code
     host = kind is not None and kind >> 8 == _HOST_BRIDGE
-    return host or function.port_type in _ON_ROOT or function.rid.number >> 8 == 0
+    return host or function.port_type in _ON_ROOT or function.rid.bus == 0
 
 
 def _blocking_at(function: Function) -> Path:

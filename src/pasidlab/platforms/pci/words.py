@@ -13,8 +13,6 @@ from pasidlab.words import Word, bits, flag
 
 PCI_CAP_START, EXTENDED_START, CONFIG_BYTES = 0x40, 0x100, 0x1000
 """Where capabilities begin, where the extended ones begin, and how large a configuration space is."""
-MOST_PASID_BITS = 20
-"""A PASID has 20 bits, so no width is larger (PCIe 6.0, 7.8.9.2)."""
 
 
 class HeaderLayout(IntEnum):

@@ -29,10 +29,10 @@ Command = Callable[..., Finished]
 
 @pytest.fixture
 def pasidlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process, from the repository root."""
+    """Run the command line in this process, from the repository root unless told otherwise."""
 
-    def call(*arguments: object) -> Finished:
-        monkeypatch.chdir(ROOT)
+    def call(*arguments: object, cwd: Path = ROOT) -> Finished:
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["pasidlab", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tarfile
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pasidlab import platforms
 from pasidlab.description import CpuSpec, DeviceSpec, IommuSpec, ProcessSpec
 from pasidlab.explore.action import NAMES
 from pasidlab.explore.properties import PROPERTIES
 from pasidlab.explore.world import Bounds, DeviceClass, ProcessClass, Teardown, World
-from pasidlab.rules import RULES
+from pasidlab.platforms import capture
+from pasidlab.platforms.host.wanted import TABLES
+from pasidlab.report.lists import rules_matching
 from pasidlab.scenario import AnyStep, Scenario
 from pasidlab.schemes import SCHEMES
 
 from .conftest import ROOT, Command
+from .example_host import CAPTURES, make_board
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECK = ROOT / "docs" / "check.md"
+IMPORT = ROOT / "docs" / "import.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STATUS = re.compile(r"exit status (\d+)")
 TAKEN = re.compile(r"[\d,.]+ s, [\d,.]+ MiB")
@@ -65,12 +72,27 @@ def stable(line: str) -> str:
 CONSOLE = blocks("console")
 
 
-@pytest.mark.parametrize("block", [text for _, text in CONSOLE], ids=[name for name, _ in CONSOLE])
-def test_a_command_prints_what_the_document_shows(pasidlab: Command, block: str) -> None:
-    for command, expected, status in commands(block):
+PAGES = {
+    name: [shown for page, text in CONSOLE if page.partition(" ")[0] == name for shown in commands(text)]
+    for name in dict.fromkeys(page.partition(" ")[0] for page, _ in CONSOLE)
+}
+"""The commands of each page, which may use files that earlier ones of it wrote."""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """Make a directory in which commands find the repository's files and write their own."""
+    for name in ("docs", "scenarios", "tests", "worlds"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_command_prints_what_the_document_shows(pasidlab: Command, workplace: Path, page: str) -> None:
+    for command, expected, status in PAGES[page]:
         program, *arguments = shlex.split(command)
         assert program == "pasidlab", command
-        done = pasidlab(*arguments)
+        done = pasidlab(*arguments, cwd=workplace)
         assert done.status == status, done.err or done.out
         printed = iter([stable(line) for line in done.out.splitlines()])
         for line in expected:
@@ -136,12 +158,13 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
 
 def test_every_rule_id_in_a_document_exists() -> None:
     seen = 0
+    known = {rule.id for rule in rules_matching("")}
+    families = "|".join(sorted({rule.partition(".")[0] for rule in known}))
     for document in DOCUMENTS:
-        families = "|".join(sorted({rule.partition(".")[0] for rule in RULES}))
         found = re.findall(rf"[`\[]((?:{families})\.[\w-]+)[`;\]]", document.read_text())
         seen += len(found)
         assert [
-            rule for rule in found if rule not in RULES and not rule.startswith("kernel.") and not rule.endswith(".py")
+            rule for rule in found if rule not in known and not rule.startswith("kernel.") and not rule.endswith(".py")
         ] == [], document.name
     assert seen > 10
 
@@ -178,6 +201,35 @@ def test_the_scenario_reference_has_every_verb_and_every_key() -> None:
         assert set(step.__struct_encode_fields__) <= words, step
     for spec in (CpuSpec, IommuSpec, DeviceSpec, ProcessSpec, Scenario):
         assert set(spec.__struct_encode_fields__) <= words, spec
+
+
+# --- docs/import.md ----------------------------------------------------------------------------------------------
+
+
+def test_the_import_document_names_every_reader() -> None:
+    quoted = set(re.findall(r"`(\w+)`", IMPORT.read_text()))
+    readers = {name for name in platforms.__all__ if name.startswith("read_")}
+    assert len(readers) > 10
+    assert readers | {"import_machine", "load_machine"} <= quoted
+
+
+def test_the_import_document_names_every_table_that_a_capture_takes() -> None:
+    assert set(TABLES.split("|")) <= set(re.findall(r"[A-Z]{4}", IMPORT.read_text()))
+
+
+def test_the_capture_of_the_import_document_is_what_its_board_gives(tmp_path: Path) -> None:
+    shown = CAPTURES / "npu-board.tar.gz"
+    capture(make_board(tmp_path / "board"), tmp_path / "board.tar.gz")
+    assert content(tmp_path / "board.tar.gz") == content(shown)
+
+
+def content(archive: Path) -> dict[str, Any]:
+    """Return the files of a capture, without the version of what took it."""
+    with tarfile.open(archive) as members:
+        files: dict[str, Any] = {one.name: members.extractfile(one).read() for one in members}
+    files["manifest.json"] = json.loads(files["manifest.json"])
+    del files["manifest.json"]["tool"]
+    return files
 
 
 # --- docs/check.md -----------------------------------------------------------------------------------------------

@@ -362,7 +362,7 @@ BAD: dict[str, tuple[Audit, Level, str]] = {
     "audit.five-level": (
         of([dmar(five_level=False)], [DeviceSpec("d", "dmar0", pasid_bits=20)], cpu=CpuSpec(la57=True)),
         Level.ERROR,
-        "the kernel uses page tables of 5 levels (57 bits), and dmar0 walk 4 (48 bits): no SVA behind them",
+        "page tables of the kernel have 5 levels (57 bits), and there is no SVA behind units that walk 4 (48): dmar0",
     ),
     "audit.iommu-narrower": (
         of([smmu(ssid_bits=10)], [DeviceSpec("d", "smmu", pasid_bits=20), DeviceSpec("e", "smmu", pasid_bits=10)]),
@@ -383,7 +383,7 @@ BAD: dict[str, tuple[Audit, Level, str]] = {
     "audit.scalable-mode-off": (
         of([dmar(scalable=False)], [DeviceSpec("d", "dmar0", pasid_bits=20)]),
         Level.ERROR,
-        "dmar0 are not in scalable mode, without which a VT-d unit has no PASIDs: d cannot be bound",
+        "without scalable mode a VT-d unit has no PASIDs, and it is off in dmar0: d cannot be bound",
     ),
     "audit.command-line": (
         of([dmar()], [DeviceSpec("d", "dmar0", pasid_bits=20)], cmdline="quiet intel_iommu=on,sm_off pci=noats,x"),

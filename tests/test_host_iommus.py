@@ -46,6 +46,7 @@ def unit(features: Features) -> dict[str, object]:
 def test_a_units_registers_are_its_keys() -> None:
     assert unit(Features(pasid_bits=15, caching_mode=True)) == {
         "five_level": True,
+        "first_1g": True,
         "caching_mode": True,
         "pasid_bits": 15,
         "scalable": True,
@@ -64,7 +65,7 @@ def test_a_units_registers_are_its_keys() -> None:
         (Features(scalable=False), "sva", False),
         (Features(coherent=False), "sva", False),
         (Features(first_stage=False), "sva", False),
-        (Features(first_1g=False), "sva", False),
+        (Features(first_1g=False), "first_1g", False),
         (Features(five_level=False), "five_level", False),
         (Features(page_requests=False), "pri", False),
         (Features(page_requests=False, device_tlb=False), "ats", False),

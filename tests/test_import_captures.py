@@ -308,7 +308,7 @@ def test_an_audit_refuses_sva_where_the_kernel_itself_logged_that_it_does() -> N
         log = stream.read().decode()
     assert "dmar0 SVM disabled, incompatible 1GB page capability" in log
     limits = {row.device: row.limit.fact for row in audit(imported("vtd-scalable").spec).rows}
-    assert limits["0000:06:00.0"].startswith("SVM disabled")
+    assert limits["0000:06:00.0"].startswith("SVM disabled, incompatible 1GB page capability")
 
 
 def test_where_linux_drives_no_iommu_no_device_is_behind_one() -> None:

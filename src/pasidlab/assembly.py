@@ -166,6 +166,7 @@ def _make_vtd(driver: IntelDriver, spec: IommuSpec) -> IommuDevice:
         pasid_bits=spec.pasid_bits,
         scalable=spec.scalable is not False,
         five_level=spec.five_level is not False,
+        first_1g=spec.first_1g is not False,
         caching_mode=bool(spec.caching_mode),
         device_tlb=ats,
         page_requests=ats and spec.pri is not False,

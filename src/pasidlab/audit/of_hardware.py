@@ -113,7 +113,7 @@ FIVE_LEVEL = Rule(
     "audit.five-level",
     "intel_svm_check (drivers/iommu/intel/svm.c)",
     "X86_FEATURE_LA57 && !cap_fl5lp_support(iommu->cap)",
-    "the kernel uses page tables of 5 levels (57 bits), and {units} walk 4 (48 bits): no SVA behind them",
+    "page tables of the kernel have 5 levels (57 bits), and there is no SVA behind units that walk 4 (48): {units}",
     source=WAS_READ,
     remedy="boot with no5lvl",
     level=Level.ERROR,

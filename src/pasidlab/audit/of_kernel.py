@@ -57,7 +57,7 @@ SCALABLE_OFF = Rule(
     "audit.scalable-mode-off",
     "pasid_supported, sm_supported (drivers/iommu/intel/iommu.h)",
     "!ecap_smts(iommu->ecap), or intel_iommu_sm is off",
-    "{units} are not in scalable mode, without which a VT-d unit has no PASIDs: {devices} cannot be bound",
+    "without scalable mode a VT-d unit has no PASIDs, and it is off in {units}: {devices} cannot be bound",
     source=WAS_READ,
     remedy="boot with intel_iommu=on,sm_on, if ECAP has SMTS (bit 43); else look for it in the firmware's setup",
     level=Level.ERROR,
@@ -146,21 +146,28 @@ def configuration(case: Case) -> Iterator[Finding]:
 
 
 def scalable_mode(case: Case) -> Iterator[Finding]:
-    """VT-d units that are not in scalable mode."""
+    """VT-d units that are not in scalable mode, unless an import has told why."""
+    if _imported(case, "kernel.scalable-mode-off"):
+        return
     off = [unit.name for unit in case.iommus(INTEL_VTD) if unit.scalable is False]
     behind = [row.device for row in case.carrying if row.iommu in off]
     if off:
         yield SCALABLE_OFF.finding(units=names(off), devices=names(behind))
 
 
+def _imported(case: Case, rule: str) -> bool:
+    """Whether an import has found this already."""
+    return any(one.rule == rule for one in case.spec.finding)
+
+
 _WORDS = {
-    ("intel_iommu", "off"): "VT-d is off, and with it all PASIDs",
-    ("intel_iommu", "sm_off"): "VT-d's scalable mode is off, and with it all PASIDs",
-    ("amd_iommu", "off"): "AMD's IOMMU is off, and with it all PASIDs",
-    ("iommu", "off"): "IOMMUs are off, and with them all PASIDs",
-    ("pci", "noats"): "ATS is off, which SVA behind VT-d and AMD's IOMMU needs",
+    ("intel_iommu", "off"): ("VT-d is off, and with it all PASIDs", "kernel.iommu-off"),
+    ("intel_iommu", "sm_off"): ("VT-d's scalable mode is off, and with it all PASIDs", "kernel.scalable-mode-off"),
+    ("amd_iommu", "off"): ("AMD's IOMMU is off, and with it all PASIDs", "kernel.iommu-off"),
+    ("iommu", "off"): ("IOMMUs are off, and with them all PASIDs", "kernel.iommu-off"),
+    ("pci", "noats"): ("ATS is off, which SVA behind VT-d and AMD's IOMMU needs", "kernel.ats-off"),
 }
-"""Words of command lines, key and one of its values, and what each does."""
+"""Words of command lines, key and one of its values: what each does, and the rule by which an import tells of it."""
 
 
 def command_line(case: Case) -> Iterator[Finding]:
@@ -170,8 +177,8 @@ def command_line(case: Case) -> Iterator[Finding]:
     for word in dict.fromkeys(case.spec.cmdline.split()):
         key, _, values = word.partition("=")
         for value in values.split(","):
-            why = _WORDS.get((key, value))
-            if why:
+            why, told = _WORDS.get((key, value), ("", ""))
+            if why and not _imported(case, told):
                 yield COMMAND_LINE.finding(word=word, why=why)
 
 

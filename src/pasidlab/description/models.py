@@ -16,7 +16,7 @@ MOCK, ARM_SMMU_V3, INTEL_VTD = "mock", "arm-smmu-v3", "intel-vtd"
 IOMMU_KEYS: dict[str, tuple[str, ...]] = {
     MOCK: ("caches", "detach"),
     ARM_SMMU_V3: ("ssid_bits", "sid_bits", "two_level", "stall", "granule", "httu", "ats", "pri", "caches", "detach"),
-    INTEL_VTD: ("scalable", "five_level", "caching_mode", "ats", "pri", "caches"),
+    INTEL_VTD: ("scalable", "five_level", "first_1g", "caching_mode", "ats", "pri", "caches"),
 }
 """What an IOMMU of each model has beside what all have."""
 DEVICE_KEYS: dict[str, tuple[str, ...]] = {

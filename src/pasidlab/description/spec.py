@@ -85,6 +85,7 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
         httu: of an arm-smmu-v3, it updates tables: 1 access flags, 2 dirty state too (else 0).
         scalable: of an intel-vtd, scalable mode, without which it has no PASIDs (else true).
         five_level: of an intel-vtd, first-stage tables of 5 levels (else true).
+        first_1g: of an intel-vtd, pages of 1 GiB in first-stage tables, which x86 CPUs have (else true).
         caching_mode: of an intel-vtd, it may cache what is not present (else false).
         ats, pri: of both, PCIe ATS and page requests (else true for an intel-vtd, false for an arm-smmu-v3).
         caches: of both, it keeps configuration and translations until they are invalidated (else true); of a mock, it
@@ -108,6 +109,7 @@ class IommuSpec(Struct, frozen=True, forbid_unknown_fields=True):
     httu: Annotated[int, Meta(ge=0, le=2)] | None = None
     scalable: bool | None = None
     five_level: bool | None = None
+    first_1g: bool | None = None
     caching_mode: bool | None = None
     ats: bool | None = None
     pri: bool | None = None

@@ -4,8 +4,7 @@ Source: Intel VT-d 4.1, 11.4.2 and 11.4.3; intel_svm_check() (drivers/iommu/inte
 arm_smmu_device_hw_probe(), arm_smmu_sva_supported() (arm-smmu-v3). Kernels: Linux 6.12. AMD's register is in `amd`.
 
 Decided here: what hardware has is said, not what the kernel makes of it by its command line. CPUs are not known here:
-an SMMU's page sizes and addresses are not held against theirs, and a unit without 1 GiB pages in first-stage tables
-has no SVA, since x86 CPUs have such pages.
+an SMMU's page sizes and addresses are not held against theirs.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ def cap_says(iommu: Iommu, cap: Cap, where: Where) -> None:
     """Say what CAP tells of a unit."""
     iommu.say("five_level", cap.fs5lp, where(fields_of(Cap, "fs5lp")))
     iommu.say("caching_mode", cap.cm, where(fields_of(Cap, "cm")))
-    if not cap.fs1gp:
-        iommu.say("sva", False, where(fields_of(Cap, "fs1gp")))
+    iommu.say("first_1g", cap.fs1gp, where(fields_of(Cap, "fs1gp")))
 
 
 def ecap_says(iommu: Iommu, ecap: Ecap, where: Where) -> None:
-    """Say what ECAP tells of a unit; after CAP, which may have said that there is no SVA."""
+    """Say what ECAP tells of a unit."""
     width = min(ecap.pss + 1, MOST_PASID_BITS) if ecap.pasid else 0
     iommu.say("pasid_bits", width, where(fields_of(Ecap, "pss") if ecap.pasid else fields_of(Ecap, "pasid")))
     iommu.say("scalable", ecap.smts, where(fields_of(Ecap, "smts")))

@@ -112,12 +112,15 @@ def _after_table(audit: Audit, rows: list[Alike], width: int) -> Iterator[str]:
 
 
 def _limits(rows: list[Alike]) -> Iterator[str]:
-    """Yield the fact behind each limit, once for the devices that it holds for."""
-    by_fact: dict[tuple[str, str], list[str]] = {}
-    for alike in rows:
-        by_fact.setdefault((alike[0].limit.kind.value, alike[0].limit.fact), []).extend(row.device for row in alike)
-    for (kind, fact), devices in by_fact.items():
-        yield f"limit {kind}, {listing(devices[:MOST_LISTED], len(devices))}: {fact}"
+    """Yield the fact behind each limit, once for the devices that it holds for, which it names where it is one."""
+    by_fact: dict[tuple[str, str], list[Row]] = {}
+    for row in (row for alike in rows for row in alike):
+        fact = row.limit.fact.replace(row.device, "the device")
+        by_fact.setdefault((row.limit.kind.value, fact), []).append(row)
+    for (kind, fact), of_fact in by_fact.items():
+        devices = [row.device for row in of_fact]
+        told = of_fact[0].limit.fact if len(devices) == 1 else fact
+        yield f"limit {kind}, {listing(devices[:MOST_LISTED], len(devices))}: {told}"
 
 
 def _sharing(audit: Audit) -> Iterator[str]:

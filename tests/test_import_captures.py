@@ -60,7 +60,6 @@ SCALABLE_UNIT = {
 ATS_UNIT = {"pasid_bits": 0, "scalable": False, "sva": False, "caching_mode": False, "ats": True, "pri": False}
 LOGGED_SMMU = {
     "pasid_bits": 20,
-    "sva": False,
     "two_level": False,
     "stall": False,
     "ats": False,

@@ -6,9 +6,10 @@ import tomllib
 
 from pasidlab.audit import audit
 from pasidlab.platforms.importing import MOST_TOLD, Imported, import_sources
-from pasidlab.platforms.machine import STREAM_TOO_LARGE, WIDTH_ASSUMED
+from pasidlab.platforms.machine import WIDTH_ASSUMED
 from pasidlab.platforms.said import Said
 from pasidlab.platforms.sources import Source, Trust
+from pasidlab.platforms.streams import STREAM_TOO_LARGE
 from pasidlab.report.findings import counts_text
 
 MANY = 5_000

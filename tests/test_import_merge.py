@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from pasidlab.description import MachineSpec
-from pasidlab.platforms.machine import clean_names, written
+from pasidlab.platforms.machine import written
 from pasidlab.platforms.merge import Merged, merge
+from pasidlab.platforms.names import clean_names
 from pasidlab.platforms.said import Endpoint, Iommu, Known, Rid, RidMap, Said
 from pasidlab.rules import Finding
 from pasidlab.toml_text import Commented
@@ -246,6 +247,12 @@ class TestMachine:
         behind_vmd = Endpoint(str(rid), "pci", "config", rid, keys=keys)
         merged = merge([said("sysfs", iommus=[iommu("dmar0", UNIT, 0x1000)], endpoints=[behind_vmd])])
         assert device(merged, "10000:e1:00.0")["source_id"] == "e1:00.0"
+
+    def test_an_smmu_without_sva_in_the_kernel_is_not_blamed_for_it(self) -> None:
+        smmus = [iommu("smmu0", pasid_bits=1, sva=False)]
+        for built, sva in ((True, False), (False, None)):
+            source = said("log", iommus=smmus, machine={"config": Known({"ARM_SMMU_V3_SVA": built}, "config")})
+            assert written(merge([source])).plain["iommu"][0].get("sva") is sva
 
     def test_names_become_ones_that_a_description_takes_and_stay_different(self) -> None:
         long = "x" * 80

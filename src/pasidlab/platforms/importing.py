@@ -23,8 +23,9 @@ from pasidlab.errors import InputError, ModelError, blamed_on
 from pasidlab.platforms.acpi.dmar import no_buses
 from pasidlab.platforms.host.archive import SUFFIXES
 from pasidlab.platforms.host.trees import open_tree
-from pasidlab.platforms.machine import LONGEST_WHY, Written, line_of, written
+from pasidlab.platforms.machine import LONGEST_WHY, Written, written
 from pasidlab.platforms.merge import Merged, merge
+from pasidlab.platforms.names import line_of
 from pasidlab.platforms.pci.says import functions_say
 from pasidlab.platforms.pci.topology import Topology
 from pasidlab.platforms.said import Known, Said

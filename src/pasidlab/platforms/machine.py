@@ -21,7 +21,6 @@ from pasidlab.description import (
     ARM_SMMU_V3,
     INTEL_VTD,
     MOCK,
-    RESERVED_NAMES,
     CpuSpec,
     DeviceSpec,
     IommuSpec,
@@ -31,15 +30,13 @@ from pasidlab.description import (
 )
 from pasidlab.description.models import DEVICE_KEYS, IOMMU_KEYS
 from pasidlab.platforms.merge import Merged
+from pasidlab.platforms.names import Names, clean_names, line_of
 from pasidlab.platforms.said import MOST_PASID_BITS, Endpoint, Iommu, Kind, Known
+from pasidlab.platforms.streams import Streams, settle_streams
 from pasidlab.rules import Finding, Level, Rule
-from pasidlab.toml_text import Commented, one_line
+from pasidlab.toml_text import Commented
 
-LONGEST_NAME = 64
-LONGEST_LINE = 65_536
 LONGEST_WHY = 4096
-MOST_SID_BITS = 24
-USUAL_SID_BITS = 16
 _X86_PAGE = 4096
 OPS: dict[Kind, str] = {"amd-vi": "amd-vi", "riscv": "riscv", "virtio-iommu": "riscv", "arm-smmu": "riscv"}
 """Whose operations the mock has that stands for an IOMMU without a model to the bit."""
@@ -53,27 +50,6 @@ TWO_MODELS = Rule(
     "they have an Arm SMMUv3 and an Intel VT-d unit",
     "{iommu}: the machine has an {first} already, and no page table suits both: it becomes a mock",
     remedy="give sources of one machine only",
-)
-STREAM_TAKEN = Rule(
-    "import.stream-taken",
-    "the sources of an import",
-    "two devices have one StreamID behind one SMMU",
-    "{device}: StreamID {stream} of {iommu} is {other}'s already, by an alias or a wrong map; it gets a free one here",
-    remedy="look whether the devices are behind one PCI bridge, where they cannot be told apart",
-)
-STREAM_TOO_LARGE = Rule(
-    "import.stream-too-large",
-    "the sources of an import",
-    "a StreamID has more than 24 bits, the most that is modelled",
-    "{device}: StreamID {stream:#x} of {iommu} has more than 24 bits; it gets a free one here",
-    level=Level.NOTE,
-)
-STREAM_BITS = Rule(
-    "import.stream-bits",
-    "the sources of an import",
-    "a StreamID does not fit the SMMU",
-    "{iommu} has StreamIDs of {bits} bits by {origin}, and a device behind it has one of {needed}; the latter is taken",
-    remedy="look whether the dump is of this SMMU; if it is, firmware's map of StreamIDs is wrong",
 )
 CPU_MISMATCH = Rule(
     "import.cpu-mismatch",
@@ -137,17 +113,27 @@ def written(merged: Merged, *, every: bool = False) -> Written:
     models = _models(merged, findings)
     kept = list(merged.endpoints.values()) if every else _worth_keeping(merged)
     kept = _functions_first(kept)
-    streams = _Streams(findings)
-    names = _Names(clean_names(merged.iommus), clean_names(one.name for one in kept))
+    streams = Streams(findings)
+    names = Names(clean_names(merged.iommus), clean_names(one.name for one in kept))
     devices = [_device(one, names, models, streams) for one in kept]
     _clean_groups(devices)
     findings += _unknown(kept, names, models)
     document: dict[str, Any] = {key: _commented(known) for key, known in merged.machine.items()}
     document["cpu"] = _cpu(merged, set(models.values()), devices, findings)
     document["iommu"] = [_iommu(one, names, models[one.name], streams, findings) for one in merged.iommus.values()]
+    _leave_to_options(document)
     document["device"] = devices
     present = {key: value for key, value in document.items() if value}
     return Written(present, findings, len(merged.endpoints) - len(kept))
+
+
+def _leave_to_options(document: dict[str, Any]) -> None:
+    """Leave out that an SMMU has no SVA where the kernel has none for it: then its log says nothing of the hardware."""
+    config = document.get("config")
+    if config is not None and config.value.get("ARM_SMMU_V3_SVA") is False:
+        for table in document["iommu"]:
+            if table.get("model") == ARM_SMMU_V3:
+                table.pop("sva", None)
 
 
 def _cpu(merged: Merged, models: set[str], devices: list[dict[str, Any]], findings: list[Finding]) -> dict[str, Any]:
@@ -166,7 +152,7 @@ def _cpu(merged: Merged, models: set[str], devices: list[dict[str, Any]], findin
     return {key: _commented(known) for key, known in merged.cpu.items() if not impossible.get(key)}
 
 
-def _unknown(kept: Iterable[Endpoint], names: _Names, models: dict[str, str]) -> Iterator[Finding]:
+def _unknown(kept: Iterable[Endpoint], names: Names, models: dict[str, str]) -> Iterator[Finding]:
     """Yield a finding for each device of which no source says whether it has PASIDs.
 
     Bridges, which have no kind, have none, and platform devices are asked for them behind an SMMUv3 only.
@@ -181,11 +167,6 @@ def _unknown(kept: Iterable[Endpoint], names: _Names, models: dict[str, str]) ->
 
 def _commented(known: Known) -> Commented:
     return Commented(line_of(known.value) if isinstance(known.value, str) else known.value, known.origin)
-
-
-def line_of(text: str) -> str:
-    """Return text as a description takes it: of one line, none too long, and nothing that controls a terminal."""
-    return one_line(text)[:LONGEST_LINE]
 
 
 def _models(merged: Merged, findings: list[Finding]) -> dict[str, str]:
@@ -232,7 +213,7 @@ def _functions_first(kept: Iterable[Endpoint]) -> list[Endpoint]:
 # --- IOMMUs --------------------------------------------------------------------------------------------------------
 
 
-def _iommu(one: Iommu, names: _Names, model: str, streams: _Streams, findings: list[Finding]) -> dict[str, Any]:
+def _iommu(one: Iommu, names: Names, model: str, streams: Streams, findings: list[Finding]) -> dict[str, Any]:
     table: dict[str, Any] = {"name": Commented(names.iommus[one.name], one.origin)}
     if model != MOCK:
         table["model"] = model
@@ -244,18 +225,8 @@ def _iommu(one: Iommu, names: _Names, model: str, streams: _Streams, findings: l
     _say_width(table, one, model, findings)
     _settle_page_requests(table, model)
     if model == ARM_SMMU_V3:
-        _settle_streams(table, one, streams.bits(one.name), findings)
+        settle_streams(table, one, streams.bits(one.name), findings)
     return table
-
-
-def _settle_streams(table: dict[str, Any], one: Iommu, needed: int, findings: list[Finding]) -> None:
-    """Give an SMMU as many bits of StreamIDs as the devices behind it need."""
-    told = table.get("sid_bits")
-    if needed <= (USUAL_SID_BITS if told is None else told.value):
-        return
-    table["sid_bits"] = Commented(needed, "as many as the StreamIDs behind it need")
-    if told is not None:
-        findings.append(STREAM_BITS.finding(iommu=one.name, bits=told.value, origin=told.comment, needed=needed))
 
 
 def _say_width(table: dict[str, Any], one: Iommu, model: str, findings: list[Finding]) -> None:
@@ -281,7 +252,7 @@ def _settle_page_requests(table: dict[str, Any], model: str) -> None:
 # --- devices -------------------------------------------------------------------------------------------------------
 
 
-def _device(one: Endpoint, names: _Names, models: dict[str, str], streams: _Streams) -> dict[str, Any]:
+def _device(one: Endpoint, names: Names, models: dict[str, str], streams: Streams) -> dict[str, Any]:
     iommu = _value(one, "iommu")
     model = models.get(iommu, MOCK)
     table: dict[str, Any] = {"name": Commented(names.devices[one.name], one.origin)}
@@ -313,47 +284,6 @@ def _in_order(table: dict[str, Any]) -> dict[str, Any]:
     return first | {key: value for key, value in table.items() if key not in first}
 
 
-def name_of(name: str) -> str:
-    """Return a name that a description takes: 1 to 64 characters, none that controls a terminal."""
-    shown = line_of(name) or "?"
-    return shown if len(shown) <= LONGEST_NAME else f"{shown[: LONGEST_NAME - 3]}..."
-
-
-def clean_names(names: Iterable[str]) -> dict[str, str]:
-    """Return what each name becomes in a description, where all of them differ."""
-    cleaned: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in names:
-        clean, number = name_of(name), 1
-        while clean in taken or clean in RESERVED_NAMES:
-            number += 1
-            clean = f"{name_of(name)[: LONGEST_NAME - 8]}#{number}"
-        taken.add(clean)
-        cleaned[name] = clean
-    return cleaned
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What IOMMUs and devices are called in the description, by what sources call them."""
-
-    iommus: dict[str, str]
-    devices: dict[str, str]
-
-    def clean(self, key: str, value: Any) -> Any:
-        """Return a value of a device's key as a description takes it; None to leave the key out."""
-        match key:
-            case "iommu":
-                return self.iommus.get(value)
-            case "physfn":
-                return self.devices.get(value)
-            case "group":
-                return name_of(value)
-            case "pasid_bits":
-                return None if value is None else min(value, MOST_PASID_BITS)
-        return value
-
-
 def _clean_groups(devices: list[dict[str, Any]]) -> None:
     """Leave out what only the first device of a group says."""
     seen: set[str] = set()
@@ -363,33 +293,3 @@ def _clean_groups(devices: list[dict[str, Any]]) -> None:
             table.pop("default_domain", None)
         if group is not None:
             seen.add(group.value)
-
-
-@dataclass(slots=True, eq=False)
-class _Streams:
-    """StreamIDs behind each SMMU: whose each is, and how many bits they need."""
-
-    findings: list[Finding]
-    taken: dict[str, dict[int, str]] = field(default_factory=dict)
-
-    def settle(self, table: dict[str, Any], one: Endpoint, iommu: str) -> None:
-        """Keep a device's StreamIDs, or leave them out where they are another's, or too large."""
-        value = table["stream_id"].value
-        streams = [value] if isinstance(value, int) else list(dict.fromkeys(value))
-        taken = self.taken.setdefault(iommu, {})
-        facts: dict[str, Any] = {"device": one.name, "iommu": iommu}
-        for stream in streams:
-            if stream >> MOST_SID_BITS:
-                self.findings.append(STREAM_TOO_LARGE.finding(stream=stream, **facts))
-            elif stream in taken:
-                self.findings.append(STREAM_TAKEN.finding(stream=stream, other=taken[stream], **facts))
-        own = [stream for stream in streams if not stream >> MOST_SID_BITS and stream not in taken]
-        taken.update(dict.fromkeys(own, one.name))
-        if not own:
-            del table["stream_id"]
-        else:
-            table["stream_id"] = Commented(own[0] if len(own) == 1 else own, table["stream_id"].comment)
-
-    def bits(self, iommu: str) -> int:
-        """Return how many bits the StreamIDs behind an SMMU need."""
-        return max(self.taken.get(iommu, {}), default=0).bit_length()

@@ -69,7 +69,8 @@ class Walks(ABC):
         self.pages = pages[np.arange(count) % self.trees]
         self.asked = random.integers(0, count, REQUESTS)
         self.asked_addresses: Numbers = self.pages[self.asked] | random.integers(0, PAGE_SIZE, REQUESTS, np.uint64)
-        self.memory.store(START, bytes(configuration_bytes))
+        for filler in (b"\xff", b"\0"):  # a page that is only cleared gets no row, and these lie one behind the other
+            self.memory.store(START, filler * configuration_bytes)
         self.store_configuration()
         for first in range(0, self.trees, _CHUNK):
             self._store_trees(first, pages[first : first + _CHUNK])

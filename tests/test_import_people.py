@@ -207,3 +207,16 @@ class TestOutput:
         link(tmp_path, "a", "a")
         assert CliRunner().invoke(app, ["import", str(DMAR), "-o", str(tmp_path / "a")]).exit_code == 0
         assert (tmp_path / "a").read_text().startswith("title")
+
+
+def test_a_source_of_which_nothing_comes_is_a_finding(tmp_path: Path) -> None:
+    log = tmp_path / "dmesg.txt"
+    log.write_text("[    0.000000] Linux version 6.12.0\n[    0.100000] random: crng init done\n")
+    assert [one.why for one in import_machine([log]).findings] == ["nothing in dmesg.txt bears on PASIDs"]
+
+
+def test_prose_that_begins_a_line_with_iommu_is_no_kernel_log(tmp_path: Path) -> None:
+    prose = tmp_path / "notes.md"
+    prose.write_text("The word\niommu stands at the beginning of this line.\n")
+    with pytest.raises(InputError, match=r"notes\.md: holds no ACPI table"):
+        import_machine([prose])

@@ -52,6 +52,13 @@ TWO_MACHINES = Rule(
 )
 
 
+NOTHING = Rule(
+    "import.nothing",
+    "the sources of an import",
+    "no source names an IOMMU or a device, nor says anything of the kernel or the CPUs",
+    "nothing in {files} bears on PASIDs",
+    remedy="give a capture, or one of the files that docs/import.md lists",
+)
 NO_IOMMU = Rule(
     unknown.NO_IOMMU,
     "the sources of an import",
@@ -102,11 +109,13 @@ def import_sources(sources: Sequence[Source | Functions], title: str, *, every: 
     said = _said(sources)
     merged = merge(said)
     made = written(merged, every=every)
-    findings = (*_no_iommu(sources, said, merged), *_two_machines(sources), *merged.findings, *made.findings)
+    found = (*_no_iommu(sources, said, merged), *_two_machines(sources), *merged.findings, *made.findings)
+    known = found or merged.iommus or merged.endpoints or merged.machine or merged.cpu
     remarks = tuple(dict.fromkeys(remark for one in said for remark in one.remarks))
     onlys = [source.only for source in sources if isinstance(source, Source)]
     hosts = {only.file for only in onlys if only is not None and only.what == "host"}
     names = tuple(dict.fromkeys(one.source for one in said if one.source not in hosts))
+    findings = found if known else (NOTHING.finding(files=", ".join(names)),)
     return _imported(title, made, names, findings, remarks)
 
 

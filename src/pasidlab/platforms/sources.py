@@ -201,7 +201,9 @@ TEXTS = (
     ),
     Text(
         "kernel log",
-        re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\] |kernel: |^(?:DMAR|AMD-Vi|iommu|arm-smmu-v3)\b", re.MULTILINE),
+        re.compile(
+            r"^(?:<\d+>)?\[ *\d+\.\d+\] |kernel: |^(?:DMAR|AMD-Vi|iommu|arm-smmu-v3[^:\n]{0,64}): ", re.MULTILINE
+        ),
         Trust.LOG,
         lambda text, file: dmesg_says(read_dmesg(text, file)),
     ),

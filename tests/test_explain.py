@@ -471,3 +471,11 @@ def test_an_answer_is_a_record_for_programs() -> None:
     assert record["causes"][0]["rule"] == "bind.no-number-free"
     assert record["causes"][0]["standing"] == "fits"
     assert [cause["rule"] for cause in record["ruled_out"]] == ["bind.device-without-pasids"]
+
+
+def test_what_a_device_has_on_is_what_its_probe_came_to() -> None:
+    device = DeviceSpec("d", "dmar0", pasid_bits=20, acs_path=False)
+    spec = MachineSpec(iommu=[IommuSpec("dmar0", model="intel-vtd")], device=[device])
+    answer = explain(Question("enable_pasid", machine=spec, device="d"))
+    facts = {cause.rule.id: cause.fact for cause in answer.ruled_out}
+    assert facts["enable-pasid.already"] == "d has PASID off, ATS on, page requests on"

@@ -75,9 +75,9 @@ def scalable(scene: Scene) -> str:
 
 def switched_on(scene: Scene) -> str:
     """Say what of PASID, ATS and page requests the device has on."""
-    device = scene.device_spec
-    names = {"PASID": device.pasid_enabled, "ATS": device.ats, "page requests": device.pri}
-    said = ", ".join(f"{name} {'off' if value is False else 'on'}" for name, value in names.items())
+    device, dev = scene.device_spec, scene.base.dev
+    off = {"PASID": dev.pci and not dev.pasid_enabled, "ATS": device.ats is False, "page requests": device.pri is False}
+    said = ", ".join(f"{name} {'off' if is_off else 'on'}" for name, is_off in off.items())
     return f"{scene.device} has {said}"
 
 

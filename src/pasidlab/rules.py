@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,11 @@ def listing(first: Iterable[str], total: int) -> str:
     text = ", ".join(first)
     more = total - MOST_LISTED
     return f"{text}, and {more} more" if more > 0 else text
+
+
+def listed(items: Sequence[str]) -> str:
+    """Join items for a sentence, and count those beyond the first MOST_LISTED."""
+    return listing(items[:MOST_LISTED], len(items))
 
 
 def counted(number: int, what: str) -> str:

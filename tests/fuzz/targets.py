@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pasidlab.errors import InputError
+from pasidlab.platforms.acpi.dmar import no_buses
 from pasidlab.platforms.acpi.dump import tables_in
 from pasidlab.platforms.debugfs.smmu import read_smmu_dump
 from pasidlab.platforms.debugfs.smmu_says import smmu_dump_says
@@ -101,7 +102,7 @@ def acpi(signature: str) -> Callable[[bytes], None]:
     def run(data: bytes) -> None:
         table = reader.read(data, signature)
         whys(table.findings)
-        said(reader.says(table), Trust.ACPI)
+        said(reader.says(table, no_buses), Trust.ACPI)
         if signature == "DMAR":
             said(reader.says(table, lambda bridge: (bridge.number >> 4 & 0xFF, 0xFF)), Trust.ACPI)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pasidlab.audit.rows import Probed, Row
 from pasidlab.description import DeviceSpec, IommuSpec, MachineSpec
-from pasidlab.rules import MOST_LISTED, Finding, listing
+from pasidlab.rules import Finding, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class Case:
     def carrying(self) -> list[Row]:
         """The rows of devices that have PASIDs of their own."""
         return [row for row in self.rows if row.own]
+
+    def imported(self, rule: str) -> bool:
+        """Whether an import has found something by this rule already."""
+        return any(one.rule == rule for one in self.spec.finding)
 
     def described(self, row: Row) -> DeviceSpec:
         """Return the description of a row's device."""
@@ -39,5 +43,4 @@ Check = Callable[[Case], Iterator[Finding]]
 
 def names(items: Iterable[str]) -> str:
     """List names for a sentence; many are counted."""
-    every = list(items)
-    return listing(every[:MOST_LISTED], len(every))
+    return listed(list(items))

@@ -168,10 +168,9 @@ _PATHS = (
 
 def paths(case: Case) -> Iterator[Finding]:
     """Paths to the root that PASIDs cannot take, unless an import has told already which port is to blame."""
-    imported = {one.rule for one in case.spec.finding}
     for kind, rule, told in _PATHS:
         blocked = [row for row in case.carrying if row.limit.kind is kind]
-        if blocked and told not in imported:
+        if blocked and not case.imported(told):
             yield rule.finding(devices=_of(blocked))
 
 

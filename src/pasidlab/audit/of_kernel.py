@@ -147,17 +147,12 @@ def configuration(case: Case) -> Iterator[Finding]:
 
 def scalable_mode(case: Case) -> Iterator[Finding]:
     """VT-d units that are not in scalable mode, unless an import has told why."""
-    if _imported(case, "kernel.scalable-mode-off"):
+    if case.imported("kernel.scalable-mode-off"):
         return
     off = [unit.name for unit in case.iommus(INTEL_VTD) if unit.scalable is False]
     behind = [row.device for row in case.carrying if row.iommu in off]
     if off:
         yield SCALABLE_OFF.finding(units=names(off), devices=names(behind))
-
-
-def _imported(case: Case, rule: str) -> bool:
-    """Whether an import has found this already."""
-    return any(one.rule == rule for one in case.spec.finding)
 
 
 _WORDS = {
@@ -178,7 +173,7 @@ def command_line(case: Case) -> Iterator[Finding]:
         key, _, values = word.partition("=")
         for value in values.split(","):
             why, told = _WORDS.get((key, value), ("", ""))
-            if why and not _imported(case, told):
+            if why and not case.imported(told):
                 yield COMMAND_LINE.finding(word=word, why=why)
 
 

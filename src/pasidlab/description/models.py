@@ -50,10 +50,10 @@ S = TypeVar("S", bound=Struct)
 
 def _without(item: S, keys: dict[str, tuple[str, ...]], model: str) -> S:
     """Return an item without the keys that only other models have."""
-    return structs.replace(item, **dict.fromkeys(_foreign_keys(keys, model)))
+    return structs.replace(item, **dict.fromkeys(foreign_keys(keys, model)))
 
 
-def _foreign_keys(keys: dict[str, tuple[str, ...]], model: str) -> Iterator[str]:
+def foreign_keys(keys: dict[str, tuple[str, ...]], model: str) -> Iterator[str]:
     """Yield the keys that only other models have, each once."""
     return (key for key in dict.fromkeys(chain(*keys.values())) if key not in keys[model])
 
@@ -98,7 +98,7 @@ def check_device_model(index: int, device: DeviceSpec, model: str) -> None:
 
 
 def _check_foreign(place: str, item: Struct, keys: dict[str, tuple[str, ...]], model: str, who: str) -> None:
-    for key in _foreign_keys(keys, model):
+    for key in foreign_keys(keys, model):
         if getattr(item, key) is not None:
             owners = " or ".join(owner for owner, owned in keys.items() if key in owned)
             raise InputError(f"{place}.{key} = {getattr(item, key)!r}: only {who} {owners} has it")

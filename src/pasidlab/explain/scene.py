@@ -22,7 +22,7 @@ from pasidlab.linux.profiles import DEFAULT_PROFILE, Profile, profile
 from pasidlab.linux.structs import Device
 from pasidlab.linux.task import Task
 from pasidlab.machine import Machine
-from pasidlab.rules import MOST_LISTED, listing
+from pasidlab.rules import listed
 from pasidlab.schemes import find_scheme
 
 MOST_KEPT = 32
@@ -254,7 +254,7 @@ def candidates(spec: MachineSpec) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return listing(names[:MOST_LISTED], len(names))
+    return listed(names)
 
 
 def _near(spec: MachineSpec, name: str) -> MachineSpec:

@@ -29,7 +29,7 @@ from pasidlab.drivers.traits import TRAITS, Mode
 from pasidlab.errors import InputError, blamed_on
 from pasidlab.explore.world import ActionName, DeviceClass, ProcessClass, Teardown, World, check_world
 from pasidlab.machine import Machine
-from pasidlab.rules import MOST_LISTED, listing
+from pasidlab.rules import listed
 from pasidlab.scenario import Scenario
 
 SMALL = 4
@@ -162,7 +162,7 @@ def _named(fitting: Fitting, names: Sequence[str]) -> list[DeviceSpec]:
     """Return the devices that were asked for."""
     for name in names:
         if name not in fitting.devices:
-            known = listing(list(fitting.devices)[:MOST_LISTED], len(fitting.devices))
+            known = listed(list(fitting.devices))
             raise InputError(f"--device {name}: no such device; known: {known or 'none'}")
         if list(names).count(name) > 1:
             raise InputError(f"--device {name}: is named twice")
@@ -192,7 +192,7 @@ def _why_none(fitting: Fitting) -> str:
     for device in fitting.machine.device:
         firsts.setdefault(fitting.unfit(device), device.name)
     reasons = [f"{name}: {reason}" for reason, name in firsts.items()]
-    return listing(reasons[:MOST_LISTED], len(reasons)) or "the machine has no devices"
+    return listed(reasons) or "the machine has no devices"
 
 
 # --- a smaller machine ---------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from pasidlab.platforms.pci.says import functions_say
 from pasidlab.platforms.pci.topology import Topology
 from pasidlab.platforms.said import Known, Said
 from pasidlab.platforms.sources import MOST_BYTES, Functions, Only, Source, Trust, file_sources, host_sources
-from pasidlab.rules import MOST_LISTED, Finding, Level, Rule, counted, listing
+from pasidlab.rules import Finding, Level, Rule, counted, listed
 from pasidlab.scenario import Scenario
 from pasidlab.toml_text import toml_text
 
@@ -123,7 +123,7 @@ def _no_iommu(sources: Sequence[Source | Functions], said: Sequence[Said], merge
     """Yield that IOMMUs are not known, where devices have PASIDs and no source could have shown that there is none."""
     carrying = [name for name, one in merged.endpoints.items() if one.keys.get("pasid_bits", _NONE).value]
     if carrying and not merged.iommus and not any(one.undriven for one in said) and not any(map(_shows, sources)):
-        yield NO_IOMMU.finding(devices=listing(carrying[:MOST_LISTED], len(carrying)))
+        yield NO_IOMMU.finding(devices=listed(carrying))
 
 
 def _shows(source: Source | Functions) -> bool:

@@ -28,7 +28,7 @@ from pasidlab.description import (
     architecture,
     unknown,
 )
-from pasidlab.description.models import DEVICE_KEYS, IOMMU_KEYS
+from pasidlab.description.models import DEVICE_KEYS, IOMMU_KEYS, foreign_keys
 from pasidlab.platforms.merge import Merged
 from pasidlab.platforms.names import Names, clean_names, line_of
 from pasidlab.platforms.said import MOST_PASID_BITS, Endpoint, Iommu, Kind, Known
@@ -220,7 +220,7 @@ def _iommu(one: Iommu, names: Names, model: str, streams: Streams, findings: lis
     if one.kind in OPS:
         why = f"{one.kind}: {NO_PASID_DRIVER}" if OPS[one.kind] != one.kind else one.kind
         table["ops"] = Commented(OPS[one.kind], why)
-    foreign = {key for keys in IOMMU_KEYS.values() for key in keys} - set(IOMMU_KEYS[model])
+    foreign = set(foreign_keys(IOMMU_KEYS, model))
     table |= {key: _commented(known) for key, known in one.keys.items() if key not in foreign}
     _say_width(table, one, model, findings)
     _settle_page_requests(table, model)
@@ -259,7 +259,7 @@ def _device(one: Endpoint, names: Names, models: dict[str, str], streams: Stream
     keys = dict(one.keys)
     if one.bus == "platform":
         keys["kind"] = Known("narrow", "a platform device")
-    foreign = {key for keys_of in DEVICE_KEYS.values() for key in keys_of} - set(DEVICE_KEYS[model])
+    foreign = set(foreign_keys(DEVICE_KEYS, model))
     if one.bus == "platform":
         foreign |= _PCI_KEYS
     for key, known in keys.items():

@@ -131,19 +131,19 @@ def _source(trust: Trust, said: Said) -> Source:
 
 
 class Table(NamedTuple):
-    """How a table of ACPI is read, and what it says."""
+    """How a table of ACPI is read, and what it says; some by the bus numbers behind bridges."""
 
     read: Callable[[bytes, str], Any]
-    says: Callable[..., Said]
+    says: Callable[[Any, Buses], Said]
 
 
 TABLE_READERS = {
     "DMAR": Table(read_dmar, dmar_says),
-    "IORT": Table(read_iort, iort_says),
-    "IVRS": Table(read_ivrs, ivrs_says),
-    "RIMT": Table(read_rimt, rimt_says),
-    "VIOT": Table(read_viot, viot_says),
-    "RHCT": Table(read_rhct, rhct_says),
+    "IORT": Table(read_iort, lambda iort, _: iort_says(iort)),
+    "IVRS": Table(read_ivrs, lambda ivrs, _: ivrs_says(ivrs)),
+    "RIMT": Table(read_rimt, lambda rimt, _: rimt_says(rimt)),
+    "VIOT": Table(read_viot, lambda viot, _: viot_says(viot)),
+    "RHCT": Table(read_rhct, lambda rhct, _: rhct_says(rhct)),
 }
 """The tables that bear on PASIDs, by signature."""
 
@@ -296,7 +296,7 @@ def _table(signature: str, data: bytes, file: str) -> Source:
     remark = f"{file}: {signature} of {len(data)} bytes, checksum {'right' if read.table.checksum_ok else 'WRONG'}"
 
     def says(buses: Buses) -> Said:
-        said = reader.says(read, buses) if signature == "DMAR" else reader.says(read)
+        said = reader.says(read, buses)
         said.remarks.insert(0, remark)
         return said
 

@@ -15,7 +15,7 @@ from pasidlab.audit import Audit, Difference, Kind, Row
 from pasidlab.explain.general import sentence_of
 from pasidlab.report.findings import WIDTH, counts_text, finding_lines
 from pasidlab.report.machine import machine_text
-from pasidlab.rules import MOST_LISTED, RULES, counted, listing
+from pasidlab.rules import RULES, counted, listed
 
 Alike = list[Row]
 """Rows that differ in nothing that the table shows but the device."""
@@ -120,13 +120,13 @@ def _limits(rows: list[Alike]) -> Iterator[str]:
     for (kind, fact), of_fact in by_fact.items():
         devices = [row.device for row in of_fact]
         told = of_fact[0].limit.fact if len(devices) == 1 else fact
-        yield f"limit {kind}, {listing(devices[:MOST_LISTED], len(devices))}: {told}"
+        yield f"limit {kind}, {listed(devices)}: {told}"
 
 
 def _sharing(audit: Audit) -> Iterator[str]:
     sharers = [row.device for row in audit.rows if row.usable]
     if len(sharers) > 1:
-        named = listing(sharers[:MOST_LISTED], len(sharers))
+        named = listed(sharers)
         yield f"one machine-wide space today: a number that is taken for one of {named} is taken for all"
 
 
@@ -134,7 +134,7 @@ def _groups(rows: Iterable[Row]) -> Iterator[str]:
     grouped = sorted((row for row in rows if row.beside), key=lambda row: row.group or "")
     for group, members in groupby(grouped, key=lambda row: row.group):
         devices = [row.device for row in members]
-        yield f"group {group}: {listing(devices[:MOST_LISTED], len(devices))} share every number, under every scheme"
+        yield f"group {group}: {listed(devices)} share every number, under every scheme"
 
 
 def _nexts(audit: Audit, rows: Iterable[Alike]) -> Iterator[str]:
@@ -154,10 +154,10 @@ def print_differences(differences: list[Difference], titles: tuple[str, str], co
     """Print what two machines differ in, what bears on SVA first."""
     bearing = [difference for difference in differences if difference.bears]
     others = [difference for difference in differences if not difference.bears]
-    for heading, listed in (("bears on SVA", bearing), ("does not bear on SVA", others)):
-        if listed:
+    for heading, shown in (("bears on SVA", bearing), ("does not bear on SVA", others)):
+        if shown:
             _print(console, f"[bold]{heading}[/bold]")
-            console.print(_difference_table(listed, titles))
+            console.print(_difference_table(shown, titles))
 
 
 def _difference_table(differences: list[Difference], titles: tuple[str, str]) -> Table:
